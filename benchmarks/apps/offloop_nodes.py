@@ -1,0 +1,15 @@
+"""The same two functions as endpoints of offloop."""
+
+from work import Reply, Req, echoed, spun
+
+from offloop import endpoint
+
+
+@endpoint(http="POST /echo")
+def echo(req: Req) -> Reply:
+    return echoed(req)
+
+
+@endpoint(http="POST /cpu10")
+def cpu10(req: Req) -> Reply:
+    return spun(req)

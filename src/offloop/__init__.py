@@ -1,0 +1,1 @@
+"""offloop: blocking work behind FastAPI, in loops of its own."""

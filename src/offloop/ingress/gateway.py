@@ -1,0 +1,577 @@
+"""The gateway: applies what `core/` decides to waiters, transports and the crew.
+
+Owns the way of a request on the web side, from its arrival to its one outcome, and the timer that watches deadlines,
+wedged loops and the drain. It knows no web framework and no asyncio: a waiter's promise is anything with `done()` and
+`set_result()`, time and timers are given. It is touched on one event loop only, and it never awaits; that is what makes
+its counts exact. No policy may enter: a question of who, whether or in what order belongs to `core/`.
+
+It is longer than most files because the whole way of a request is to be read in one place.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from offloop import errors
+from offloop.clock import Clock
+from offloop.core.admission import CAPACITY, Admission
+from offloop.core.backlog import Backlog
+from offloop.core.crew import ANYONE, Crew
+from offloop.core.drain import Drain, Step
+from offloop.core.lifecycle import READY, Lifecycle, Move, State
+from offloop.core.policy import Policy
+from offloop.core.waiters import Phase, Waiter, Waiters
+from offloop.events import Event, Events
+from offloop.messages import (
+    Begun,
+    Chunk,
+    Envelope,
+    Form,
+    Freed,
+    Outcome,
+    Refused,
+    Report,
+    Withdrawn,
+    WorkerGone,
+    WorkerUp,
+)
+from offloop.ports.service import Timer, Timers
+from offloop.ports.work import WorkSink
+
+log = logging.getLogger("offloop")
+
+ANSWER_WITHIN = 0.03
+"""Seconds that a transport has to answer a withdrawal before the waiter ends without knowing whether it had begun."""
+LAG = 0.01
+"""A timer that is later than this is evidence of a blocked event loop."""
+
+
+class Promise(Protocol):
+    """What a waiter is told by; an `asyncio.Future`, or anything like it."""
+
+    def done(self) -> bool: ...
+    def set_result(self, outcome: Outcome, /) -> Any: ...
+
+
+class Replacer(Protocol):
+    """The part of a workforce that the gateway calls."""
+
+    def replace(self, worker: str) -> None: ...
+
+
+class Gateway:
+    """One web process's way in. See `open`, `send`, `cancel`, `close`; the rest is for whoever assembles it."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, Policy],
+        *,
+        clock: Clock,
+        timers: Timers,
+        rid: Callable[[], str],
+        sink: WorkSink,
+        crew: Crew,
+        workforce: Replacer,
+        drain: Drain,
+        events: Events,
+        queue_limit: int,
+        queue_bytes: int,
+        max_deliveries: int = 3,
+        reply_to: str = "",
+        drained: Callable[[], None] = lambda: None,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.policies = policies
+        self.lifecycle = Lifecycle()
+        self.waiters = Waiters()
+        self.backlog = Backlog()
+        self.crew = crew
+        self.drain = drain
+        self.cut = 0
+        self.refused = 0
+        self.unsent = 0
+        self._clock = clock
+        self._timers = timers
+        self._rid = rid
+        self._sink = sink
+        self._workforce = workforce
+        self._max_deliveries = max_deliveries
+        self._reply_to = reply_to
+        self._drained = drained
+        self._answered = answered
+        self._admission = Admission(
+            self.lifecycle, self.waiters, self.backlog, crew,
+            queue_limit=queue_limit, queue_bytes=queue_bytes, now=clock(),
+        )  # fmt: skip
+        self._timer: Timer | None = None
+        self._look_at = float("inf")
+        self._events = events
+        self._on_arrive, self._on_admit = events.of("arrive"), events.of("admit")
+        self._on_waiter_add, self._on_waiter_del = events.of("waiter_add"), events.of("waiter_del")
+        self._on_enqueue, self._on_terminal = events.of("enqueue"), events.of("terminal")
+        self._apply: dict[type[Any], Callable[[Any], None]] = {
+            Begun: self._begun,
+            Chunk: self._chunk,
+            Outcome: self._outcome,
+            Freed: self._freed,
+            Withdrawn: self._withdrawn,
+            Refused: self._refused,
+            WorkerUp: self._worker_up,
+            WorkerGone: self._worker_gone,
+        }
+
+    # ---- the way in
+
+    def open(
+        self,
+        endpoint: str,
+        promise: Promise,
+        *,
+        request_id: str = "",
+        timeout: float | None = None,
+        declared: int = 0,
+        acceptable: bool = True,
+    ) -> Waiter:
+        """Admit a request before its body is read, and reserve its place; or raise the error that refuses it.
+
+        Args:
+            endpoint: its name.
+            promise: gets the outcome, once.
+            request_id: the caller's label.
+            timeout: seconds; shortens the endpoint's, never lengthens it.
+            declared: the body's declared bytes, 0 where it does not say.
+            acceptable: whether the body's media type is one that the endpoint takes.
+        """
+        now = self._clock()
+        policy = self.policies[endpoint]
+        rid = self._rid()
+        for see in self._on_arrive:
+            see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
+        refusal = self._admission.judge(policy, declared, acceptable)
+        if refusal in CAPACITY:
+            # A loop may have begun or ended something that this side has not read yet: look before refusing.
+            self._sink.settle()
+            refusal = self._admission.judge(policy, declared, acceptable)
+        if refusal is not None:
+            raise self._reject(rid, policy, request_id, refusal, now)
+        seconds = policy.timeout if timeout is None or timeout > policy.timeout else timeout
+        waiter = Waiter(rid, policy, promise, now, now + seconds, request_id, declared)
+        self.waiters.add(waiter)
+        self.backlog.reserve(rid, declared)
+        for see in self._on_admit:
+            see(
+                Event(
+                    t=now, kind="admit", rid=rid, endpoint=endpoint, request_id=request_id, deadline=waiter.deadline,
+                    limit=policy.max_in_flight, idempotent=policy.idempotent, finishes=policy.finishes,
+                )
+            )  # fmt: skip
+        for see in self._on_waiter_add:
+            see(Event(t=now, kind="waiter_add", rid=rid, endpoint=endpoint, deadline=waiter.deadline))
+        if waiter.deadline < self._look_at:
+            self._look(waiter.deadline)
+        return waiter
+
+    def grow(self, waiter: Waiter, total: int) -> None:
+        """`total` bytes of its body have arrived. Raises PayloadTooLarge or QueueFull, the waiter having ended."""
+        if waiter.phase is not Phase.UPLOADING or total <= waiter.size:
+            return
+        refusal: type[errors.OffloopError] | None = None
+        if total > waiter.policy.max_body:
+            refusal = errors.PayloadTooLarge
+        elif not self._admission.holds(total - waiter.size):
+            refusal = errors.QueueFull
+        if refusal is None:
+            self.backlog.resize(waiter.rid, total)
+            waiter.size = total
+            return
+        now = self._clock()
+        error = self._error(waiter.policy, waiter.request_id, refusal, now)
+        waiter.promise = None  # the caller is told by the exception
+        self._end(waiter, Outcome(rid=waiter.rid, reason=refusal.reason, started=False), now)
+        raise error
+
+    def send(
+        self,
+        waiter: Waiter,
+        payload: bytes,
+        *,
+        form: Form = "json",
+        media_type: str | None = None,
+        filename: str | None = None,
+        fields: tuple[tuple[str, str, str], ...] = (),
+        trace: tuple[tuple[str, str], ...] = (),
+        stream: bool = False,
+    ) -> None:
+        """The body is complete: enqueue. Raises as `grow` does. Without effect if the waiter has ended meanwhile."""
+        if len(payload) != waiter.size:
+            self.grow(waiter, len(payload))
+        if waiter.phase is not Phase.UPLOADING:
+            return
+        rid = waiter.rid
+        envelope = Envelope(
+            rid=rid, endpoint=waiter.policy.name, payload=payload, deadline=waiter.deadline, form=form,
+            media_type=media_type, filename=filename, fields=fields, request_id=waiter.request_id,
+            reply_to=self._reply_to, trace=trace, attempt=1, stream=stream,
+        )  # fmt: skip
+        if len(payload) < waiter.size:
+            self.backlog.resize(rid, len(payload))
+            waiter.size = len(payload)
+        waiter.phase = Phase.QUEUED
+        waiter.envelope = envelope
+        self.backlog.enqueue(envelope)
+        for see in self._on_enqueue:
+            see(Event(t=self._clock(), kind="enqueue", rid=rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
+        self._dispatch()
+
+    def cancel(self, waiter: Waiter, cause: str) -> None:
+        """The caller has gone (`disconnect`) or wants it no more (`cancelled`).
+
+        Under `on_disconnect="finish"` a caller's leaving is no cancellation: once the body is complete the request
+        goes on without anyone being told.
+        """
+        if waiter.phase is Phase.ENDED or waiter.promise is None:
+            return
+        now = self._clock()
+        self._events.emit(now, "disconnect", rid=waiter.rid, endpoint=waiter.endpoint, outcome=cause)
+        waiter.promise = None
+        if cause == "disconnect" and waiter.policy.finishes and waiter.phase is not Phase.UPLOADING:
+            return
+        self._sink.settle()
+        if waiter.phase is Phase.ENDED:
+            return
+        started = self._recall(waiter)
+        self._end(waiter, Outcome(rid=waiter.rid, reason="cancelled", started=started), now, recalled=started is None)
+
+    def close(self, waiter: Waiter) -> None:
+        """For a `finally`, after the answer was sent: a waiter that has not ended is cancelled."""
+        if waiter.phase is not Phase.ENDED:
+            self.cancel(waiter, "cancelled")
+        elif waiter.told:
+            waiter.told = False
+            self.unsent -= 1
+            if not self.unsent and self.lifecycle.state is State.DRAINED:
+                self._answered()
+
+    # ---- out to the workers
+
+    def _dispatch(self) -> None:
+        backlog, crew = self.backlog, self.crew
+        while backlog.waiting and (name := crew.place()) is not None:
+            envelope = backlog.take()
+            assert envelope is not None
+            crew.hand(envelope.rid, name)
+            self._sink.put(envelope, name if name != ANYONE else None)
+
+    def _recall(self, waiter: Waiter) -> bool | None:
+        """See to it that it does not begin. Returns whether it has begun; None where a `Withdrawn` will tell."""
+        if waiter.phase is Phase.UPLOADING or self.backlog.in_line(waiter.rid):
+            return False
+        if waiter.phase is Phase.QUEUED:
+            withdrawn = self._sink.withdraw(waiter.rid)
+            if withdrawn:
+                self.crew.freed(waiter.rid)
+                return False
+            if withdrawn is None:
+                return None
+        self._sink.cancel(waiter.rid)
+        self.crew.abandon(waiter.rid, waiter.deadline)
+        self._watch_crew()
+        return True
+
+    # ---- back from the workers
+
+    def receive(self, reports: Sequence[Report]) -> None:
+        """All that has come since the last call. Nothing that a report holds may stop the reader."""
+        for report in reports:
+            try:
+                self._apply[type(report)](report)
+            except Exception:
+                log.exception("a report could not be applied and is dropped: %s", type(report).__name__)
+
+    def _begun(self, report: Begun) -> None:
+        self.crew.begun(report.rid, report.worker)
+        self.backlog.leave(report.rid)
+        waiter = self.waiters.get(report.rid)
+        if waiter is None or report.attempt != waiter.attempt:
+            self._watch_crew()
+            return
+        waiter.begun_at = report.at
+        waiter.worker = report.worker
+        if waiter.phase is Phase.QUEUED:
+            waiter.phase = Phase.BEGUN
+        if not waiter.policy.idempotent:
+            waiter.envelope = None  # it will never be sent again: the body's memory is the worker's alone
+
+    def _chunk(self, report: Chunk) -> None:
+        waiter = self.waiters.get(report.rid)
+        if waiter is not None and report.attempt == waiter.attempt and waiter.chunks is not None:
+            waiter.chunks(report)
+
+    def _outcome(self, outcome: Outcome) -> None:
+        if outcome.last:
+            self.crew.freed(outcome.rid)
+        waiter = self.waiters.get(outcome.rid)
+        now = self._clock()
+        if waiter is None or outcome.attempt != waiter.attempt:
+            if waiter is None:
+                self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
+            self._events.emit(
+                now, "late_drop", rid=outcome.rid, attempt=outcome.attempt, outcome=outcome.reason, worker=outcome.worker
+            )
+        else:
+            self._end(waiter, outcome, now)
+        self._dispatch()
+
+    def _freed(self, report: Freed) -> None:
+        self.crew.freed(report.rid)
+        self._dispatch()
+
+    def _withdrawn(self, report: Withdrawn) -> None:
+        if report.begun is False:
+            self.crew.freed(report.rid)
+            self.backlog.leave(report.rid)
+        waiter = self.waiters.get(report.rid)
+        if waiter is not None and waiter.phase is Phase.RECALLED:
+            self._settle_recalled(waiter, report.begun)
+        self._dispatch()
+
+    def _refused(self, report: Refused) -> None:
+        self.crew.freed(report.rid)
+        waiter = self.waiters.get(report.rid)
+        if waiter is not None:
+            self._end(waiter, Outcome(rid=report.rid, reason=report.reason, started=False), self._clock())
+
+    def _worker_up(self, report: WorkerUp) -> None:
+        self.crew.up(report.worker, report.loops)
+        self._events.emit(self._clock(), "worker_up", worker=report.worker)
+        self._dispatch()
+
+    def _worker_gone(self, report: WorkerGone) -> None:
+        now = self._clock()
+        running, buffered = self.crew.gone(report.worker)
+        self._events.emit(now, "worker_lost", worker=report.worker, outcome=report.cause)
+        for rid in reversed(buffered):
+            waiter = self.waiters.get(rid)
+            if waiter is not None and waiter.envelope is not None and waiter.phase is Phase.QUEUED:
+                self.backlog.enqueue_first(waiter.envelope)
+        for rid in running:
+            waiter = self.waiters.get(rid)
+            if waiter is not None:
+                self._lost(waiter, now)
+        self._replace_wedged()
+        self._dispatch()
+
+    def _lost(self, waiter: Waiter, now: float) -> None:
+        """Its worker died while running it: once more where that is allowed, else the end."""
+        again = waiter.policy.idempotent and waiter.attempt < self._max_deliveries
+        if again and waiter.envelope is not None and waiter.phase is Phase.BEGUN:
+            waiter.attempt += 1
+            waiter.phase = Phase.QUEUED
+            waiter.envelope = msgspec.structs.replace(waiter.envelope, attempt=waiter.attempt)
+            self.backlog.enqueue_first(waiter.envelope)
+            return
+        self._end(waiter, Outcome(rid=waiter.rid, reason="worker-lost", attempt=waiter.attempt, started=True), now)
+
+    # ---- ends
+
+    def _end(self, waiter: Waiter, outcome: Outcome, now: float, *, recalled: bool = False) -> None:
+        """The one place where a request ends. `recalled`: its place is freed by the `Withdrawn` that will come."""
+        if not self.waiters.remove(waiter):
+            return
+        waiter.phase = Phase.ENDED
+        waiter.envelope = None
+        if not recalled:
+            self.backlog.leave(waiter.rid)
+        self._admission.pace.ended(now)
+        for see in self._on_terminal:
+            see(
+                Event(
+                    t=now, kind="terminal", rid=waiter.rid, endpoint=waiter.policy.name, request_id=waiter.request_id,
+                    attempt=outcome.attempt, deadline=waiter.deadline, outcome=outcome.reason, started=outcome.started,
+                    admitted_at=waiter.admitted_at, begun_at=outcome.begun_at or waiter.begun_at,
+                    ended_at=outcome.ended_at,
+                )
+            )  # fmt: skip
+        promise = waiter.promise
+        if promise is not None and not promise.done():
+            promise.set_result(outcome)
+            waiter.told = True
+            self.unsent += 1
+        waiter.promise = None
+        for see in self._on_waiter_del:
+            see(Event(t=now, kind="waiter_del", rid=waiter.rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
+        if self.lifecycle.state is State.DRAINING and not self.waiters:
+            self._empty(now)
+
+    def _expire(self, waiter: Waiter, now: float) -> None:
+        """Its deadline has passed."""
+        if waiter.phase is Phase.RECALLED:
+            self._settle_recalled(waiter, None)
+            return
+        if waiter.phase is Phase.UPLOADING:
+            self._end(waiter, Outcome(rid=waiter.rid, reason="upload-timeout", started=False), now)
+            return
+        self._take_down(waiter, "", now)
+
+    def _take_down(self, waiter: Waiter, verdict: str, now: float) -> None:
+        """End a request that was enqueued; the reason depends on whether it has begun (`verdict` stands for both)."""
+        started = self._recall(waiter)
+        waiter.verdict = verdict
+        if started is None:
+            waiter.phase = Phase.RECALLED
+            self.waiters.postpone(waiter, now + ANSWER_WITHIN)
+            self._look(now + ANSWER_WITHIN)
+            return
+        reason = verdict or ("deadline-exceeded" if started else "expired-in-queue")
+        self._end(waiter, Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=started), now)
+
+    def _settle_recalled(self, waiter: Waiter, begun: bool | None) -> None:
+        """A transport has answered, or has not in time, whether it had begun what was taken back from it."""
+        if begun is not False:
+            self._sink.cancel(waiter.rid)
+            self.crew.abandon(waiter.rid, waiter.deadline)
+            self._watch_crew()
+        reason = waiter.verdict or ("expired-in-queue" if begun is False else "deadline-exceeded")
+        outcome = Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=begun)
+        self._end(waiter, outcome, self._clock(), recalled=begun is None)
+
+    # ---- what time brings
+
+    def _look(self, when: float) -> None:
+        """Look again at `when` at the latest: one timer for all deadlines, the crew and the drain."""
+        if when >= self._look_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = when
+        self._timer = self._timers.call_at(when, self.tick)
+
+    def _watch_crew(self) -> None:
+        if (when := self.crew.next_at()) is not None:
+            self._look(when)
+
+    def tick(self) -> None:
+        """Time has passed: expire, judge the crew, go on with the drain."""
+        now = self._clock()
+        late = now - self._look_at
+        if late > LAG:
+            self._events.emit(now, "lag", value=late)
+        self._timer, self._look_at = None, float("inf")
+        self._sink.settle()
+        for waiter in self.waiters.due(now):
+            self._expire(waiter, now)
+        for worker in self.crew.due(now):
+            log.warning("worker %s is wedged: its node ran past its deadline and %s", worker, "the grace after it")
+            self._events.emit(now, "overdue", worker=worker)
+        self._replace_wedged()
+        self._drain(now)
+        self._dispatch()
+        # A timer may fire a little early: nothing was due then, and the next look is not to be at once.
+        floor = now + 0.001
+        for when in (self.waiters.next_at(), self.crew.next_at(), self.drain.next_at(now)):
+            if when is not None:
+                self._look(max(when, floor))
+
+    def _replace_wedged(self) -> None:
+        for worker in self.crew.replaceable():
+            self._workforce.replace(worker)
+
+    # ---- life
+
+    @property
+    def ready(self) -> bool:
+        """Whether this process should be sent requests."""
+        return self.lifecycle.state in READY and self.crew.usable
+
+    def start(self) -> None:
+        """The loops are up: admit from now on."""
+        self.lifecycle.move(Move.START)
+
+    def begin_drain(self) -> None:
+        """Readiness is false from this instant; the rest follows by itself. Once; without effect before the start."""
+        if not self.lifecycle.move(Move.LEAVE):
+            return
+        now = self._clock()
+        self.drain.begin(now)
+        self._events.emit(now, "drain_begin", value=self.drain.timeout, ended_at=self.drain.refuse_at)
+        self._drain(now)
+        if (when := self.drain.next_at(now)) is not None:
+            self._look(when)
+
+    def _drain(self, now: float) -> None:
+        for step in self.drain.due(now):
+            if step is Step.REFUSE:
+                self.lifecycle.move(Move.REFUSE)
+                if not self.waiters and self.lifecycle.state is State.DRAINING:
+                    self._empty(now)
+            elif step is Step.CUT:
+                self._cut(now)
+
+    def _cut(self, now: float) -> None:
+        """The budget has ended: everyone left gets an outcome."""
+        self._sink.settle()
+        left = [waiter for waiter in self.waiters if waiter.phase is not Phase.RECALLED]
+        self.cut += len(left)
+        for waiter in left:
+            if waiter.phase is Phase.UPLOADING:
+                self._end(waiter, Outcome(rid=waiter.rid, reason="drain-cut", started=False), now)
+            elif waiter.phase is not Phase.ENDED:
+                self._take_down(waiter, "drain-cut", now)
+
+    def _empty(self, now: float) -> None:
+        self.lifecycle.move(Move.EMPTY)
+        self._events.emit(now, "drain_end", value=float(self.cut))
+        self._drained()
+
+    def stop(self) -> None:
+        """The loops have stopped: no timer is left behind."""
+        self.lifecycle.move(Move.STOP)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ---- refusals
+
+    def _reject(
+        self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float
+    ) -> errors.OffloopError:
+        self.refused += 1
+        self._events.emit(
+            now, "reject", rid=rid, endpoint=policy.name, request_id=request_id, outcome=refusal.reason
+        )
+        return self._error(policy, request_id, refusal, now)
+
+    def _error(
+        self, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float
+    ) -> errors.OffloopError:
+        return refusal(
+            endpoint=policy.name, request_id=request_id, started=False, retry_safe=True,
+            retry_after=self._admission.retry_after(refusal, policy, now),
+        )  # fmt: skip
+
+    def retry_after(self, waiter: Waiter, outcome: Outcome) -> int | None:
+        """Seconds for Retry-After where the outcome's answer is a 503; None for the rest."""
+        error = errors.BY_REASON.get(outcome.reason)
+        if error is None or outcome.status or not (error.status == 503 or outcome.reason == "drain-cut"):
+            return None
+        return self._admission.retry_after(errors.QueueFull, waiter.policy, self._clock())
+
+    # ---- for operators
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is so at this moment; read by metrics and the status route."""
+        self._sink.settle()
+        return {
+            "state": self.lifecycle.state.value,
+            "ready": self.ready,
+            "queue_depth": self.backlog.depth,
+            "queue_limit": self._admission.queue_limit,
+            "queue_bytes": self.backlog.bytes,
+            "endpoints": {
+                name: {"in_flight": self.waiters.count(name), "limit": policy.max_in_flight}
+                for name, policy in self.policies.items()
+            },
+            "workers": self.crew.states(),
+        }

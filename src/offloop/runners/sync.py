@@ -1,0 +1,241 @@
+"""SyncRunner: one blocking loop: take, run, route, reply.
+
+Owns what happens between an envelope and its outcome on the worker side, in the loop's own thread: claiming, decoding,
+the request scope, the nodes, encoding. It is the same in every mode. It never judges deadlines but to refuse what is
+late, and it never touches the web side's state. Whatever a node does, the loop lives.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pydantic_core import to_json
+
+from offloop import errors
+from offloop.clock import Clock
+from offloop.context import running
+from offloop.events import Event, Events
+from offloop.graph.job import Job
+from offloop.graph.program import Program
+from offloop.graph.services import Services
+from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome
+from offloop.ports.codec import Codec
+from offloop.ports.replies import ReplySink
+from offloop.ports.work import Delivery, WorkSource
+
+log = logging.getLogger("offloop.nodes")
+
+IDLE = 1.0
+"""Seconds after which an idle loop looks whether it is to stop; a stop wakes it anyway."""
+
+Spans = Callable[[Envelope], AbstractContextManager[Any] | None]
+
+
+class SyncRunner:
+    """One loop. `run` is its thread's target; `stop` may be called from any thread and takes effect between requests.
+
+    Args:
+        name: the worker's name in reports and events.
+        program: what to run.
+        services: opened; shared with the other loops of this process.
+        source, sink: the worker side's ends of a transport.
+        max_reply: bytes of an encoded reply or stream message.
+        debug: whether outcomes carry tracebacks.
+        spans: a context manager around one request's nodes, or None where nobody traces.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        services: Services,
+        source: WorkSource,
+        sink: ReplySink,
+        *,
+        clock: Clock,
+        events: Events,
+        max_reply: int,
+        debug: bool = False,
+        spans: Spans = lambda envelope: None,
+    ) -> None:
+        self.name = name
+        self._program = program
+        self._services = services
+        self._source = source
+        self.sink = sink
+        self.clock = clock
+        self.max_reply = max_reply
+        self.debug = debug
+        self._spans = spans
+        self._stopping = False
+        self.on_finish = events.of("finish")
+        self._on_dequeue, self._on_start = events.of("dequeue"), events.of("start")
+
+    def stop(self) -> None:
+        """End after the request in hand."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping:
+            delivery = self._source.get(IDLE)
+            if delivery is not None:
+                self.handle(delivery)
+
+    def handle(self, delivery: Delivery) -> None:
+        """One request, from its claim to its outcome. Never raises."""
+        envelope = delivery.envelope
+        now = self.clock()
+        if now >= envelope.deadline:
+            if delivery.begin():
+                self.sink.send(
+                    Outcome(rid=envelope.rid, reason="expired-in-queue", attempt=envelope.attempt, started=False,
+                            worker=self.name)
+                )  # fmt: skip
+            return
+        if not delivery.begin():
+            return
+        self.sink.send(Begun(envelope.rid, envelope.attempt, self.name, now))
+        for kind, observers in (("dequeue", self._on_dequeue), ("start", self._on_start)):
+            for see in observers:
+                see(Event(t=now, kind=kind, rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
+                          deadline=envelope.deadline, worker=self.name))  # fmt: skip
+        out = _Out(self, delivery, self._program.codec(envelope.endpoint), now)
+        token = running.set(envelope)
+        try:
+            self._run(delivery, out)
+        except BaseException as stray:  # what the machinery itself threw: a node's failures never come so far
+            out.fail(stray)
+        finally:
+            running.reset(token)
+        out.finish()
+
+    def _run(self, delivery: Delivery, out: "_Out") -> None:
+        envelope = delivery.envelope
+        try:
+            message = out.codec.decode_request(envelope)
+        except errors.InvalidPayload as invalid:
+            out.end(reason="invalid-payload", payload=to_json(invalid.errors), started=False)
+            return
+        job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled)
+        span = self._spans(envelope)
+        try:
+            if span is None:
+                self._route(envelope, message, job, out)
+            else:
+                with span:
+                    self._route(envelope, message, job, out)
+        except BaseException as failure:
+            out.fail(failure)
+
+    def _route(self, envelope: Envelope, message: object, job: Job, out: "_Out") -> None:
+        route = self._program.route(envelope.endpoint)
+        if not route.uses_services:
+            route.run(message, job, None, out)
+            return
+        with self._services.request() as scope:
+            route.run(message, job, scope, out)
+
+
+class _Out:
+    """Where one request's messages go, and what became of it. Belongs to the loop's thread."""
+
+    __slots__ = ("_chunks", "_delivery", "_ended", "_runner", "_sent", "begun_at", "codec")
+
+    def __init__(self, runner: SyncRunner, delivery: Delivery, codec: Codec, begun_at: float) -> None:
+        self._runner = runner
+        self._delivery = delivery
+        self._ended: dict[str, Any] | None = None
+        self._sent = False
+        self._chunks = 0
+        self.codec = codec
+        self.begun_at = begun_at
+
+    def chunk(self, message: object) -> None:
+        """A message of the stream type: sent on to a caller that streams, passed over for one that does not."""
+        envelope = self._delivery.envelope
+        if not envelope.stream:
+            return
+        encoded = self.codec.encode_chunk(message)
+        self._check(encoded.payload)
+        self._chunks += 1
+        self._runner.sink.send(
+            Chunk(envelope.rid, envelope.attempt, self._chunks, encoded.payload, encoded.media_type, encoded.filename)
+        )
+
+    def reply(self, message: object, *, last: bool) -> None:
+        """The reply. `last`: nothing runs after it, so that the outcome can say that the loop is free as well."""
+        encoded = self.codec.encode_reply(message)
+        self._check(encoded.payload)
+        self.end(payload=encoded.payload, media_type=encoded.media_type, filename=encoded.filename)
+        if not last:
+            self._send(last=False)
+
+    def _check(self, payload: bytes) -> None:
+        if len(payload) > self._runner.max_reply:
+            raise ValueError(f"the message is {len(payload)} bytes long, MAX_REPLY is {self._runner.max_reply}")
+
+    def end(self, **outcome: Any) -> None:
+        """Note the outcome, once; it is sent when the request scope has been closed."""
+        if self._ended is None:
+            self._ended = outcome
+
+    def fail(self, failure: BaseException) -> None:
+        """A node, a service or the machinery raised."""
+        envelope, delivery = self._delivery.envelope, self._delivery
+        if self._ended is not None:
+            log.error("%s: failed after its reply", envelope.endpoint, exc_info=failure)
+        elif isinstance(failure, errors.Problem):
+            self._refuse(failure)
+        elif isinstance(failure, errors.Cancelled) and delivery.cancelled:
+            self.end(reason="cancelled")
+        elif isinstance(failure, errors.DeadlineExceeded) and self._runner.clock() >= envelope.deadline:
+            self.end(reason="deadline-exceeded")
+        else:
+            log.error("%s: the work failed", envelope.endpoint, exc_info=failure)
+            self.end(reason="node-failed", debug=self._debug(failure))
+
+    def _refuse(self, problem: errors.Problem) -> None:
+        said = {"title": problem.title, "detail": problem.detail, "members": problem.members}
+        try:
+            payload = to_json(said)
+        except Exception as unwritable:
+            self.fail(TypeError(f"{type(problem).__name__} has a member that cannot be written as JSON: {unwritable}"))
+            return
+        self.end(reason=problem.reason, status=problem.status, payload=payload, debug=self._debug(problem))
+
+    def _debug(self, failure: BaseException) -> str | None:
+        return "".join(traceback.format_exception(failure)) if self._runner.debug else None
+
+    def finish(self) -> None:
+        """Everything of this request has ended: send what has not been sent, and with it that the loop is free."""
+        if self._sent:
+            envelope = self._delivery.envelope
+            self._runner.sink.send(Freed(envelope.rid, envelope.attempt, self._runner.name))
+        else:
+            self.end(reason="no-reply")
+            self._send(last=True)
+
+    def _send(self, *, last: bool) -> None:
+        assert self._ended is not None
+        self._sent = True
+        runner, envelope = self._runner, self._delivery.envelope
+        now = runner.clock()
+        for see in runner.on_finish:
+            see(
+                Event(
+                    t=now, kind="finish", rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
+                    deadline=envelope.deadline, outcome=self._ended.get("reason", "ok"), worker=runner.name,
+                )
+            )  # fmt: skip
+        if self._ended.get("reason") == "cancelled":
+            runner.sink.send(Freed(envelope.rid, envelope.attempt, runner.name))  # nobody waits: an outcome would be late
+            return
+        runner.sink.send(
+            Outcome(
+                rid=envelope.rid, attempt=envelope.attempt, begun_at=self.begun_at, ended_at=now, worker=runner.name,
+                last=last, **self._ended,
+            )
+        )  # fmt: skip

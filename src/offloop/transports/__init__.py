@@ -1,0 +1,1 @@
+"""How envelopes and reports travel: one file a transport, both of its ends side by side. No policy."""

@@ -1,0 +1,111 @@
+"""The transport inside one process: an event loop on one side, loop threads on the other.
+
+Owns the hand-over between them. Rests on what CPython and its free-threaded build guarantee: `SimpleQueue`, `deque`
+and `list.pop` are atomic. No lock is taken on the way of a request.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from offloop.messages import Begun, Envelope, Freed, Outcome, Report
+
+Wake = Callable[[Callable[[], None]], object]
+"""`loop.call_soon_threadsafe`, or its like; raises RuntimeError once the loop is closed."""
+
+
+class MemoryDelivery:
+    """One envelope; claimed by whoever pops the one claim there is: a loop that begins, or the web side that withdraws."""
+
+    __slots__ = ("_claim", "cancelled", "envelope")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.cancelled = False
+        self._claim = [None]
+
+    def begin(self) -> bool:
+        try:
+            self._claim.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class MemoryTransport:
+    """Both ends of all four ports: WorkSink and ReplySource on the event loop, WorkSource and ReplySink in threads."""
+
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._queue: SimpleQueue[MemoryDelivery | None] = SimpleQueue()
+        self._deliveries: dict[str, MemoryDelivery] = {}
+        self._reports: deque[Report] = deque()
+        self._receive: Callable[[Sequence[Report]], None] = lambda reports: None
+        self._armed = False
+        self._closed = False
+
+    # ---- on the event loop
+
+    def subscribe(self, receive: Callable[[Sequence[Report]], None]) -> None:
+        self._receive = receive
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        if self._closed:
+            return
+        delivery = self._deliveries[envelope.rid] = MemoryDelivery(envelope)
+        self._queue.put(delivery)
+
+    def withdraw(self, rid: str) -> bool | None:
+        delivery = self._deliveries.get(rid)
+        if delivery is None or not delivery.begin():
+            return False
+        del self._deliveries[rid]
+        return True
+
+    def cancel(self, rid: str) -> None:
+        delivery = self._deliveries.get(rid)
+        if delivery is not None:
+            delivery.cancelled = True
+
+    def settle(self) -> None:
+        reports = self._reports
+        if not reports:
+            return
+        batch = [reports.popleft() for _ in range(len(reports))]
+        for report in batch:
+            if type(report) is Outcome or type(report) is Freed:
+                self._deliveries.pop(report.rid, None)
+        self._receive(batch)
+
+    def _woken(self) -> None:
+        # Disarm first: what is sent from here on wakes the loop again, what was sent before is read below.
+        self._armed = False
+        self.settle()
+
+    def close(self) -> None:
+        """Nothing is taken or delivered any more; idle loops are woken by `wake_loops`."""
+        self._closed = True
+        self._deliveries.clear()
+
+    # ---- in loop threads
+
+    def get(self, timeout: float) -> MemoryDelivery | None:
+        try:
+            return self._queue.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def nudge(self, loops: int) -> None:
+        """Let `loops` idle `get` calls return None, so that they notice a stop."""
+        for _ in range(loops):
+            self._queue.put(None)
+
+    def send(self, report: Report) -> None:
+        self._reports.append(report)
+        # "Begun" alone wakes nobody: the web side reads it before any decision that depends on it.
+        if not self._armed and type(report) is not Begun and not self._closed:
+            self._armed = True
+            try:
+                self._wake(self._woken)
+            except RuntimeError:  # the event loop has closed under a loop that outlived the drain
+                self._closed = True
