@@ -70,7 +70,7 @@ bench: install  ## offloop beside FastAPI's own routes; make bench ARGS="--round
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 figures: install  ## record what a request costs, on purpose (tests/figures/hot_path.json)
-	@OFFLOOP_RECORD_FIGURES=1 $(BIN)/python -m pytest tests/unit/test_hot_path.py -q
+	@RECORD_FIGURES=1 $(BIN)/python -m pytest tests/unit/test_hot_path.py -q
 
 mutants: install  ## change core/ in small ways and see whether a test notices
 	@$(BIN)/python -m pip install --quiet --group mutants

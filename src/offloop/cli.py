@@ -101,5 +101,5 @@ def verify(
 
     report = verify_logs(logs)
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(line, err=report.error is not None)
     raise typer.Exit(report.exit_code)

@@ -179,10 +179,12 @@ class Problem(OffloopError):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if not isinstance(cls.status, int) or isinstance(cls.status, bool) or not 400 <= cls.status <= 599:
-            raise TypeError(f"{cls.__qualname__}.status is {cls.status!r}: a Problem has a status from 400 to 599")
-        if not isinstance(cls.title, str) or not cls.title:
-            raise TypeError(f"{cls.__qualname__}.title is {cls.title!r}: a Problem has a title, one line for people")
+        status: Any = cls.status
+        title: Any = cls.title
+        if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 599:
+            raise TypeError(f"{cls.__qualname__}.status is {status!r}: a Problem has a status from 400 to 599")
+        if not isinstance(title, str) or not title:
+            raise TypeError(f"{cls.__qualname__}.title is {title!r}: a Problem has a title, one line for people")
         if "reason" not in vars(cls):
             cls.reason = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
 

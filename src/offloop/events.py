@@ -16,6 +16,9 @@ Kind = Literal[
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+STOPPED = "stopped"
+"""The cause of a `worker_lost` that was asked for: a stop, neither a death nor a restart."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened, at `t` (monotonic seconds).
@@ -28,6 +31,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         admitted_at, begun_at, ended_at: on terminal, monotonic seconds; 0.0 where it never came so far.
         value: a number of the kind: lag in seconds; drain budget (drain_begin) or requests cut (drain_end);
             max deliveries (open).
+        size: bytes of the reply (finish and terminal); what was sent must be what its own loop made.
         worker: which loop or process (start, finish, worker_up, worker_lost, overdue).
         mode: on open: thread, process, cluster.
     """
@@ -48,6 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun_at: float = 0.0
     ended_at: float = 0.0
     value: float = 0.0
+    size: int = 0
     worker: str = ""
     mode: str = ""
 

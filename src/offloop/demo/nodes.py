@@ -80,7 +80,7 @@ def rank_words(text: Text, stop_words: FromDishka[StopWords]) -> Keywords:
     ranked = rank(text.text, stop_words, top=TOP)
     return Keywords(
         words=len(words_of(text.text)),
-        keywords=[Keyword(phrase=term.phrase, score=round(term.score, 2), count=term.count) for term in ranked],
+        keywords=[Keyword(phrase=term.phrase, score=round(term.score, 2), count=term.times) for term in ranked],
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
-from pypdf import PdfReader, apply_configuration
+from pypdf import Configuration, PdfReader, apply_configuration
 from pypdf.errors import DependencyError, EmptyFileError, FileNotDecryptedError, LimitReachedError
 
 from offloop import Problem
@@ -21,17 +21,17 @@ MAX_PAGE_TEXT = 200_000
 
 # Bounds on one content stream, where a small file can unpack to a great deal. A dense page has some 50 kB of them and
 # a few thousand operators; a page that reaches these bounds keeps pypdf busy for about a second.
-LIMITS = {
-    "zlib_maximum_output_length": 4_000_000,
-    "lzw_maximum_output_length": 4_000_000,
-    "run_length_maximum_output_length": 4_000_000,
-    "brotli_maximum_output_length": 4_000_000,
-    "array_based_stream_maximum_output_length": 4_000_000,
-    "stream_decoding_work_maximum_length": 16_000_000,
-    "stream_parsing_work_maximum_count": 300_000,
-    "page_tree_maximum_entries": 20_000,
-    "xform_maximum_invocations_per_extraction": 200,
-}
+LIMITS = Configuration(
+    zlib_maximum_output_length=4_000_000,
+    lzw_maximum_output_length=4_000_000,
+    run_length_maximum_output_length=4_000_000,
+    brotli_maximum_output_length=4_000_000,
+    array_based_stream_maximum_output_length=4_000_000,
+    stream_decoding_work_maximum_length=16_000_000,
+    stream_parsing_work_maximum_count=300_000,
+    page_tree_maximum_entries=20_000,
+    xform_maximum_invocations_per_extraction=200,
+)
 
 _UNPRINTED = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad]")
 """Control characters that are not white space, and hyphens that show at a line's end only."""
@@ -122,7 +122,7 @@ def open_pdf(data: bytes) -> PageTexts:
 def _problems(locked: bool, page: int | None = None) -> Iterator[None]:
     """Name what pypdf raises, which for a hostile file may be anything: RecursionError, KeyError, struct.error, …"""
     try:
-        with apply_configuration(**LIMITS):
+        with apply_configuration(LIMITS):
             yield
     except EmptyFileError as error:
         raise EmptyPdf("The file has no bytes.") from error

@@ -47,7 +47,7 @@ class Term(NamedTuple):
 
     phrase: str
     score: float
-    count: int
+    times: int
 
 
 def words_of(text: str) -> list[str]:
@@ -119,14 +119,11 @@ def _count(runs: list[Run]) -> dict[Key, int]:
     "Fast algorithms for mining association rules", VLDB 1994): phrases that occur once are never counted one by one.
     """
     phrases = [[key for key, _ in run] for run in runs]
-    found: dict[Key, int] = Counter(part for words in phrases for part in _parts(words, 1))
+    found = dict(Counter(part for words in phrases for part in _parts(words, 1)))
     frequent = {term for term, count in found.items() if count > 1}
     for size in range(2, LONGEST + 1):
         again = Counter(
-            part
-            for words in phrases
-            for part in _parts(words, size)
-            if part[1:] in frequent and part[:-1] in frequent
+            part for words in phrases for part in _parts(words, size) if part[1:] in frequent and part[:-1] in frequent
         )
         frequent = {term for term, count in again.items() if count > 1}
         found |= {term: again[term] for term in frequent}

@@ -54,7 +54,9 @@ class Job:
         """A job for tests: its time does not pass.
 
         Args:
-            rid, request_id, endpoint: what it says of the request.
+            rid: the correlation id.
+            request_id: the caller's label.
+            endpoint: the endpoint's name.
             remaining: seconds.
             cancelled: whether the caller has gone.
             progress: is called with what the node reports.

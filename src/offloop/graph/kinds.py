@@ -97,7 +97,7 @@ def stripped(annotation: Any) -> Any:
 
 def name_of(annotation: Any) -> str:
     """As a person would write it."""
-    return annotation.__qualname__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
 def _class_of(plain: Any) -> type:

@@ -7,6 +7,7 @@ signature is read is the affair of `signature`.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
@@ -74,7 +75,7 @@ def node(function: Any = None, /, *, name: str | None = None) -> Any:
 
 def mark(function: Function, *, name: str | None = None) -> Function:
     """Leave the mark, unless it cannot be a node at all."""
-    inner = inspect.unwrap(function) if callable(function) else function
+    inner: object = inspect.unwrap(function) if callable(function) else function  # type: ignore[redundant-expr]  # untyped users
     if not isinstance(inner, FunctionType):
         raise UsageError(
             f"{getattr(function, '__qualname__', repr(function))} cannot be a node: it is a "
@@ -91,14 +92,24 @@ def mark(function: Function, *, name: str | None = None) -> Function:
 
 def mark_of(value: object) -> Mark | None:
     """The mark of a decorated function; None for anything else."""
-    found = None if isinstance(value, type) else getattr(value, MARK, None)
-    return found if isinstance(found, Mark) else None
+    found = None if isinstance(value, type) else inspect.getattr_static(value, MARK, None)
+    return found if type(found) is Mark else None
 
 
 def site_of(function: Callable[..., Any]) -> Site:
     """Where a function is written, decorators seen through."""
     code = inspect.unwrap(function).__code__
     return Site(f"{function.__module__}.{function.__qualname__}", code.co_filename, code.co_firstlineno)
+
+
+def site_of_class(cls: type) -> Site:
+    """Where a class is written; line 0 where its source cannot be found."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or "?"
+    try:
+        line = inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):
+        line = 0
+    return Site(f"{cls.__module__}.{cls.__qualname__}", file, line)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +123,8 @@ class Node:
         emits: the kinds it may emit; a sink has none.
         silent: whether it may also emit nothing (`T | None`, or `None`).
         iterates: whether what it returns is iterated (`Iterator[T]`).
-        message, job: names of parameters; `job` is None where it asks for none.
-        services: names of parameters and what dishka is to be asked for.
+        job: name of its parameter for the job; None where it asks for none.
+        services: names of its parameters for services, and what dishka is to be asked for.
         request, returns: the annotations as they are written, for an endpoint that is made of this node.
     """
 
@@ -124,7 +135,6 @@ class Node:
     emits: tuple[Kind, ...]
     silent: bool
     iterates: bool
-    message: str
     job: str | None
     services: tuple[tuple[str, DependencyKey], ...]
     request: Any

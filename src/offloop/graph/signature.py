@@ -15,21 +15,21 @@ from dishka.integrations.base import default_parse_dependency
 
 from offloop.graph.job import Job
 from offloop.graph.kinds import Kind, kinds, name_of, parts, stripped
-from offloop.graph.node import Mark, Node, site_of
+from offloop.graph.node import Mark, Node, Site, site_of
 
 ITERATED = (Iterator, Iterable, Generator)
 
 
 def read(function: Callable[..., Any], mark: Mark, faults: list[str]) -> Node | None:
-    """The node that a decorated function is; None if it cannot be one, and `faults` then says why."""
+    """The node that a decorated function is, as far as it can be read; None if not at all. `faults` says why."""
     site = site_of(function)
     found: list[str] = []
-    node = _read(function, mark, found)
+    node = _read(function, mark, site, found)
     faults.extend(f"{site}: {fault}" for fault in found)
-    return None if found else node
+    return node
 
 
-def _read(function: Callable[..., Any], mark: Mark, faults: list[str]) -> Node | None:
+def _read(function: Callable[..., Any], mark: Mark, site: Site, faults: list[str]) -> Node | None:
     if reason := _no_plain_function(function):
         faults.append(reason)
         return None
@@ -51,7 +51,6 @@ def _read(function: Callable[..., Any], mark: Mark, faults: list[str]) -> Node |
     consumes = _consumed(parameters[0], hints, faults)
     job, services = _others(parameters[1:], hints, faults)
     emits, iterates, returns = _emitted(function, hints, faults)
-    site = site_of(function)
     return Node(
         function=function,
         name=mark.name or f"{function.__module__}.{function.__name__}",
@@ -60,7 +59,6 @@ def _read(function: Callable[..., Any], mark: Mark, faults: list[str]) -> Node |
         emits=emits,
         silent=any(stripped(part) is NoneType for part in parts(returns)),
         iterates=iterates,
-        message=parameters[0].name,
         job=job,
         services=services,
         request=hints.get(parameters[0].name),
@@ -120,7 +118,7 @@ def _others(
         elif (service := default_parse_dependency(parameter, hint)) is not None:
             services.append((name, service))
         elif name not in hints:
-            faults.append(f"its parameter {name!r} has no annotation. Annotate it Job, or FromDishka[...] for a service")
+            faults.append(f"its parameter {name!r} has no annotation. Annotate it Job, or FromDishka[...]")
         else:
             faults.append(
                 f"nobody would give its parameter {name!r} a value. Annotate it FromDishka[{name_of(hint)}] for a "
@@ -147,7 +145,7 @@ def _emitted(
             faults.append(f"what a generator returns ({name_of(arguments[2])}) is not emitted. Yield it instead")
         emission = arguments[0]
     else:
-        if inspect.isgeneratorfunction(inspect.unwrap(function)):
+        if inspect.isgeneratorfunction(function):
             faults.append(f"it yields. Annotate it Iterator[{name_of(returns)}]")
         emission = hints["return"]
     try:

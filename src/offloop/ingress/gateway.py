@@ -239,8 +239,8 @@ class Gateway:
         if cause == "disconnect" and waiter.policy.finishes and waiter.phase is not Phase.UPLOADING:
             return
         self._sink.settle()
-        if waiter.phase is Phase.ENDED:
-            return
+        if self.waiters.get(waiter.rid) is None:
+            return  # its outcome had come already
         started = self._recall(waiter)
         self._end(waiter, Outcome(rid=waiter.rid, reason="cancelled", started=started), now, recalled=started is None)
 
@@ -517,7 +517,7 @@ class Gateway:
         for waiter in left:
             if waiter.phase is Phase.UPLOADING:
                 self._end(waiter, Outcome(rid=waiter.rid, reason="drain-cut", started=False), now)
-            elif waiter.phase is not Phase.ENDED:
+            else:
                 self._take_down(waiter, "drain-cut", now)
 
     def _empty(self, now: float) -> None:

@@ -11,6 +11,7 @@ import threading
 _lock = threading.Lock()
 _users = 0
 _found = 0.0
+_frozen = False
 
 
 def tune(switch_interval: float | None) -> None:
@@ -34,11 +35,13 @@ def freeze() -> None:
 
 
 def restore(*, frozen: bool) -> None:
-    """Leave. The last one out puts back what the first one found."""
-    global _users
+    """Leave. The last one out puts back what the first one found. `frozen`: whether the one that leaves did `freeze`."""
+    global _users, _frozen
     with _lock:
         _users -= 1
+        _frozen = _frozen or frozen
         if _users == 0:
             sys.setswitchinterval(_found)
-            if frozen:
+            if _frozen:
                 gc.unfreeze()
+            _frozen = False

@@ -19,6 +19,9 @@ from offloop.transports.memory import MemoryTransport
 
 log = logging.getLogger("offloop")
 
+UNDO_WITHIN = 1.0
+"""Seconds in which a start that failed half-way takes back what it had done."""
+
 
 class ThreadWorkforce:
     """`ports.service.Workforce` for loops in threads.
@@ -40,6 +43,7 @@ class ThreadWorkforce:
         self._made = 0
         self._loops: dict[str, SyncRunner] = {}
         self._opened = False
+        self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
 
@@ -51,15 +55,26 @@ class ThreadWorkforce:
         except Exception as cause:
             raise errors.StartError(f"a service could not be built: {type(cause).__name__}: {cause}") from cause
         self._opened = True
-        for _ in range(self._threads):
-            self._start_loop()
+        try:
+            for _ in range(self._threads):
+                self._start_loop()
+        except Exception as cause:
+            await self.stop(UNDO_WITHIN)
+            raise errors.StartError(f"a loop could not be started: {type(cause).__name__}: {cause}") from cause
 
     def _start_loop(self) -> None:
         self._made += 1
         name = f"loop-{self._made}"
-        runner = self._loops[name] = self._runner(name)
-        threading.Thread(target=self._live, args=(runner,), name=f"offloop-{name}", daemon=True).start()
+        runner = self._runner(name)
+        thread = threading.Thread(target=self._live, args=(runner,), name=f"offloop-{name}", daemon=True)
+        # Before the thread: its first "begun" may not overtake the news that there is such a loop.
         self._transport.send(WorkerUp(name))
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads to give
+            self._transport.send(WorkerGone(name, "no-thread"))
+            raise
+        self._loops[name] = runner
 
     def _live(self, runner: SyncRunner) -> None:
         """A loop's thread, from beginning to end."""
@@ -82,13 +97,20 @@ class ThreadWorkforce:
             log.debug("a loop ended after its event loop had closed")
 
     def replace(self, worker: str) -> None:
-        """Leave the wedged loop to its node, and start a fresh one."""
-        self._loops[worker].stop()
-        self._start_loop()
+        """Leave the wedged loop to its node, and start a fresh one. Without effect once the loops are being stopped."""
+        runner = self._loops.get(worker)
+        if runner is None or self._stopping:
+            return
+        runner.stop()
+        try:
+            self._start_loop()
+        except RuntimeError:
+            log.exception("no loop could be started in the place of %s", worker)
 
     async def stop(self, timeout: float) -> int:
         """Let the loops end; those that do not in time are left behind, and die with the process."""
         give_up = monotonic() + timeout
+        self._stopping = True
         for runner in self._loops.values():
             runner.stop()
         self._transport.nudge(len(self._loops))

@@ -131,7 +131,7 @@ class SyncRunner:
             out.fail(failure)
 
     def _route(self, envelope: Envelope, message: object, job: Job, out: "_Out") -> None:
-        route = self._program.route(envelope.endpoint)
+        route = self._services.route(envelope.endpoint)
         if not route.uses_services:
             route.run(message, job, None, out)
             return

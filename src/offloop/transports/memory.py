@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
+import msgspec
+
 from offloop.messages import Begun, Envelope, Freed, Outcome, Report
 
 Wake = Callable[[Callable[[], None]], object]
@@ -60,6 +62,9 @@ class MemoryTransport:
         if delivery is None or not delivery.begin():
             return False
         del self._deliveries[rid]
+        # It stays in the queue until a loop comes to pass it over. Its body must not: its bytes count as free from here
+        # on, and behind busy loops the bodies of expired requests would pile up.
+        delivery.envelope = msgspec.structs.replace(delivery.envelope, payload=b"")
         return True
 
     def cancel(self, rid: str) -> None:
@@ -69,7 +74,7 @@ class MemoryTransport:
 
     def settle(self) -> None:
         reports = self._reports
-        if not reports:
+        if not reports or self._closed:
             return
         batch = [reports.popleft() for _ in range(len(reports))]
         for report in batch:
@@ -83,17 +88,19 @@ class MemoryTransport:
         self.settle()
 
     def close(self) -> None:
-        """Nothing is taken or delivered any more; idle loops are woken by `wake_loops`."""
+        """Nothing is taken or delivered any more, in either direction. Idle loops are woken by `nudge`, not by this."""
         self._closed = True
         self._deliveries.clear()
+        self._reports.clear()
 
     # ---- in loop threads
 
     def get(self, timeout: float) -> MemoryDelivery | None:
         try:
-            return self._queue.get(timeout=timeout)
+            delivery = self._queue.get(timeout=timeout)
         except Empty:
             return None
+        return None if self._closed else delivery
 
     def nudge(self, loops: int) -> None:
         """Let `loops` idle `get` calls return None, so that they notice a stop."""
@@ -101,9 +108,11 @@ class MemoryTransport:
             self._queue.put(None)
 
     def send(self, report: Report) -> None:
+        if self._closed:
+            return
         self._reports.append(report)
         # "Begun" alone wakes nobody: the web side reads it before any decision that depends on it.
-        if not self._armed and type(report) is not Begun and not self._closed:
+        if not self._armed and type(report) is not Begun:
             self._armed = True
             try:
                 self._wake(self._woken)

@@ -1,0 +1,55 @@
+"""The demo's web application: the document service over HTTP, and the same work done in two plain ways beside it.
+
+Owns what a user of offloop writes on the web side. No reading and no ranking may enter: that is in `nodes`.
+"""
+
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+
+from offloop import Blob, Job, Offloop
+from offloop.demo.nodes import Document, Keywords, StopWords, extract_text, rank_words, read_pdf
+from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers
+
+off = Offloop("offloop.demo.nodes")
+app = FastAPI(
+    title="offloop demo",
+    summary="A document service: PDFs in, pages and keywords out.",
+    exception_handlers=exception_handlers,
+)
+app.include_router(OffloopRouter(off, tags=["documents"]))
+app.include_router(OperatorRouter(off, tags=["operator"]), prefix="/offloop")
+
+
+@app.get("/ping", tags=["compare"])
+async def ping() -> str:
+    """Answer at once: how long it takes shows how free the event loop is."""
+    return "pong"
+
+
+# ---- for comparison: what `POST /documents/keywords` does, without offloop
+
+stop_words = StopWords()
+
+
+async def body(request: Request) -> bytes:
+    """The raw body."""
+    return await request.body()
+
+
+def work(data: bytes) -> Keywords:
+    """Call the same three functions one after another. Nodes are plain functions; nothing of offloop runs here."""
+    (document,) = (message for message in read_pdf(Blob(data), Job.fake()) if isinstance(message, Document))
+    return rank_words(extract_text(document), stop_words)
+
+
+@app.post("/compare/async", tags=["compare"])
+async def compare_async(data: Annotated[bytes, Depends(body)]) -> Keywords:
+    """The problem: while the document is read, the event loop answers nobody."""
+    return work(data)
+
+
+@app.post("/compare/def", tags=["compare"])
+def compare_def(data: Annotated[bytes, Depends(body)]) -> Keywords:
+    """The usual remedy, a thread pool: the loop stays free; with no bound, no deadline, and up to forty at the GIL."""
+    return work(data)

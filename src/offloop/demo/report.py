@@ -1,0 +1,123 @@
+"""What the demo prints: tables and lines, readable at 80 columns, in a terminal or a file.
+
+Owns the wording and the look. It measures nothing and decides nothing.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from offloop.demo.measure import Measured
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one file: what was read, or the trouble with it and its reason. `seconds` is upload to answer."""
+
+    name: str
+    pages: int = 0
+    words: int = 0
+    keywords: Sequence[str] = field(default_factory=tuple)
+    seconds: float = 0.0
+    reason: str = ""
+    trouble: str = ""
+
+
+def opening(console: Console, url: str, mode: str) -> None:
+    """Say what is running."""
+    line = Text.assemble(("offloop demo", "bold"), f": a document service at {url}, {mode} mode")
+    console.print(line, highlight=False)
+
+
+def documents(console: Console, findings: Sequence[Finding]) -> None:
+    """A row for each file."""
+    table = _table("Documents", "POST /documents, POST /documents/keywords")
+    table.add_column("file", overflow="fold", ratio=3, min_width=12)
+    for name in ("pages", "words", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("keywords", overflow="fold", ratio=5)
+    for found in findings:
+        if found.trouble:
+            row: list[str | Text] = [
+                "-",
+                "-",
+                _time(found.seconds) if found.seconds else "-",
+                Text(found.trouble, "red"),
+            ]
+        else:
+            words = Text(", ".join(found.keywords), "green")
+            row = [f"{found.pages}", f"{found.words:,}", _time(found.seconds), words]
+        table.add_row(Text(found.name), *row)
+    console.print(table)
+
+
+def comparison(console: Console, document: str, uploads: int, callers: int, rows: Sequence[Measured]) -> None:
+    """A row for each way, and what to read from them."""
+    table = _table(
+        "How long GET /ping waits meanwhile",
+        f"{document} read {uploads} times, for {callers} callers at once",
+    )
+    table.add_column("the work is done in", no_wrap=True)
+    for name in ("p50", "p99", "longest", "documents", "took"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        work = [f"{row.read}", _time(row.seconds)] if row.seconds else ["-", "-"]
+        slow = "red" if row.ping.p99 > SLOW else "green"
+        times = [Text(_time(value), slow) for value in (row.ping.p50, row.ping.p99, row.ping.longest)]
+        table.add_row(row.label, *times, *work)
+    console.print(table)
+
+
+SLOW = 0.1
+"""Seconds at which a person begins to notice (Miller: "Response time in man-computer conversational transactions",
+1968)."""
+
+
+def reading(console: Console, plain: Measured, pooled: Measured, offloaded: Measured) -> None:
+    """The comparison in a sentence, from what was measured."""
+    console.print(
+        Text(
+            f"One ping in a hundred waited {_time(plain.ping.p99)} or more behind the async def route, "
+            f"{_time(pooled.ping.p99)} beside the def route, and {_time(offloaded.ping.p99)} beside offloop."
+        ),
+        highlight=False,
+    )
+
+
+def suggestions(console: Console, url: str, document: Path) -> None:
+    """Lines to paste into another terminal."""
+    post = 'curl -s -H content-type:application/pdf --data-binary @"$F"'
+    overload = f"seq 200 | xargs -P 200 -I_ \\\n    {post} \\\n    -o /dev/null -w '%{{http_code}}\\n' $U/documents"
+    lines = [
+        ("", f"U={url} F={shlex.quote(str(document))}"),
+        ("what it is about", f"{post} $U/documents/keywords"),
+        ("its pages, as text", f"{post} $U/documents"),
+        ("more callers than the endpoint allows: some get 429", f"{overload} | sort | uniq -c"),
+        ("what runs, what waits", "curl -s $U/offloop/status"),
+        ("the same as metrics", "curl -s $U/offloop/metrics | grep ^offloop"),
+    ]
+    console.print(Text.assemble(("Serving", "bold"), f" at {url}. In another terminal:\n"), highlight=False)
+    for comment, line in lines:
+        text = Text.assemble((f"  # {comment}\n" if comment else "", "dim"), "  ", line, "\n" if comment else "")
+        console.print(text, soft_wrap=True, highlight=False)
+    console.print(Text(f"The API's documentation is at {url}/docs. Ctrl-C drains and ends."), highlight=False)
+
+
+def _table(title: str, caption: str) -> Table:
+    heading = Text.assemble((title, "bold"), (f"  {caption}", "dim"))
+    return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="")
+
+
+def _time(seconds: float) -> str:
+    """`0.62 ms`, `14 ms`, `1.24 s`: three figures at most."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

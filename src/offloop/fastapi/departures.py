@@ -1,0 +1,87 @@
+"""Callers that go away while they wait.
+
+Owns when a request's connection is listened to. A request that is answered at once never is: a task for each would
+cost more than the rest of its way. Those still unanswered after one to two generations get one task that awaits
+`receive()`. What a departure means is the gateway's affair.
+"""
+
+import asyncio
+
+from starlette.types import Receive
+
+from offloop.core.waiters import Waiter
+from offloop.ingress.gateway import Gateway
+from offloop.messages import Outcome
+
+GENERATION = 0.02
+"""Seconds between looks at who is still unanswered; a departure is seen within two of them."""
+
+
+class Call:
+    """One admitted request that waits for its outcome. Its promise holds None if the caller has gone."""
+
+    __slots__ = ("_gateway", "_watcher", "promise", "receive", "waiter")
+
+    def __init__(
+        self, gateway: Gateway, waiter: Waiter, promise: "asyncio.Future[Outcome | None]", receive: Receive
+    ) -> None:
+        self._gateway = gateway
+        self.receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self.waiter = waiter
+        self.promise = promise
+
+    def gone(self) -> None:
+        """The caller has gone: nobody is to be told, and the request need not wait for its outcome."""
+        self._gateway.cancel(self.waiter, "disconnect")
+        if not self.promise.done():
+            self.promise.set_result(None)
+
+    def watch(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._until_gone())
+        self._watcher.add_done_callback(self._watched)
+
+    def unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _until_gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass  # a body that the endpoint does not take: passed over, never kept
+        self.gone()
+
+    def _watched(self, watcher: "asyncio.Task[None]") -> None:
+        # A connection that fails while it is listened to must fail the request, not a task that nobody awaits.
+        if not watcher.cancelled() and (fault := watcher.exception()) is not None and not self.promise.done():
+            self.promise.set_exception(fault)
+
+
+class Departures:
+    """The unanswered calls of one event loop, in two generations and with one timer that rests when there are none."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._young: set[Call] = set()
+        self._old: set[Call] = set()
+        self._ticking = False
+
+    def add(self, call: Call) -> None:
+        self._young.add(call)
+        if not self._ticking:
+            self._ticking = True
+            self.loop.call_later(GENERATION, self._tick)
+
+    def discard(self, call: Call) -> None:
+        """It has its outcome, or needs none; before the answer is written, which a server reports as a departure."""
+        self._young.discard(call)
+        self._old.discard(call)
+        call.unwatch()
+
+    def _tick(self) -> None:
+        for call in self._old:
+            call.watch()
+        self._old.clear()
+        self._old, self._young = self._young, self._old
+        self._ticking = bool(self._old)
+        if self._ticking:
+            self.loop.call_later(GENERATION, self._tick)

@@ -1,0 +1,252 @@
+"""One endpoint as an ASGI application: bytes in, bytes out.
+
+Owns the way of one HTTP request from its headers to the last byte of its answer. Admission, outcomes and their order
+are the gateway's; what the program says of HTTP is in its `HttpSpec`. No framework's request or response object, and
+nothing that looks into a payload, may enter: this is the hot path.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from offloop import errors
+from offloop.fastapi import problems
+from offloop.fastapi.departures import Call, Departures
+from offloop.fastapi.headers import (
+    disposition_header,
+    filename_of,
+    media_type_header,
+    request_label,
+    request_timeout,
+)
+from offloop.fastapi.upload import discard_body, read_body
+from offloop.ingress.gateway import Gateway
+from offloop.ingress.outcomes import error_of
+from offloop.messages import Form, Outcome
+
+if TYPE_CHECKING:
+    from offloop.graph.endpoint import Endpoint
+    from offloop.graph.http_spec import HttpSpec
+
+SMALL = 65536
+"""An unread body of so many bytes is left to the server, which reads it to go on with the connection."""
+TRACE = (b"traceparent", b"tracestate", b"baggage")
+JSON_TYPE = b"application/json"
+
+
+class Door(Protocol):
+    """The part of an Offloop that a request needs."""
+
+    @property
+    def gateway(self) -> Gateway | None: ...
+
+
+class HttpEndpoint:
+    """Serves one endpoint. An ASGI application for requests that a router has matched.
+
+    Args:
+        off: where the gateway is, while it runs.
+        endpoint: what is asked.
+        spec: how the program wants it to meet HTTP.
+    """
+
+    def __init__(self, off: Door, endpoint: "Endpoint[Any, Any]", spec: "HttpSpec") -> None:
+        self._off = off
+        self._name = endpoint.name
+        self._empty = endpoint.reply is None
+        self._status = endpoint.status
+        self._path_fields = spec.path_fields
+        self._query_fields = frozenset(spec.query_fields)
+        self._takes_body = spec.body != "none"
+        self._form_of = spec.form_of
+        # Most bodies are of one of few types: those are looked up, the rest are parsed.
+        usual = (None, "application/json", *(spec.media_types or ()))
+        self._forms: dict[bytes | None, Form | None] = {
+            kind.encode("latin-1") if kind is not None else None: spec.form_of(kind) for kind in usual
+        }
+        self._departures: Departures | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit, read, enqueue, wait, answer; and whatever happens, close."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        label = request_label(headers.get(b"x-request-id"))
+        length = headers.get(b"content-length", b"0")
+        declared = int(length) if self._takes_body and length.isdigit() else 0
+        form: Form | None = self._form(headers) if self._takes_body else "none"
+        promise: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        try:
+            gateway = self._gateway()
+            seconds = headers.get(b"x-request-timeout")
+            waiter = gateway.open(
+                self._name,
+                promise,
+                request_id=label.decode("ascii"),
+                timeout=request_timeout(seconds) if seconds is not None else None,
+                declared=declared,
+                acceptable=form is not None,
+            )
+        except errors.OffloopError as error:
+            if await _fail(error, label, scope, send, unread=_unread(headers)):
+                await _let_go(receive, send)
+            return
+        assert form is not None
+        call = Call(gateway, waiter, promise, receive)
+        lingers = False
+        try:
+            lingers = await self._serve(gateway, call, _Request(scope, headers, label, declared, form), send)
+        finally:
+            gateway.close(waiter)
+        if lingers:  # after the close: the request is over, only the connection is not
+            await _let_go(receive, send)
+
+    async def _serve(self, gateway: Gateway, call: Call, request: "_Request", send: Send) -> bool:
+        """From an admitted request to its answer; says whether the answer is still to be completed."""
+        headers, label, scope = request.headers, request.label, request.scope
+        body: bytes | None = b""
+        try:
+            if self._takes_body:
+                body = await read_body(call, gateway, request.declared)
+            if body is not None:
+                self._enqueue(gateway, call, request, body)
+        except errors.OffloopError as error:
+            return await _fail(error, label, scope, send, unread=_unread(headers))
+        outcome = call.promise.result() if call.promise.done() else await self._outcome(call)
+        if outcome is None:
+            await _unheard(send)
+        elif outcome.reason == "ok" and not outcome.status:
+            await self._reply(outcome, label, send)
+        else:
+            retry_after = gateway.retry_after(call.waiter, outcome)
+            error = error_of(outcome, call.waiter.policy, label.decode("ascii"), retry_after=retry_after)
+            return await _fail(error, label, scope, send, unread=_unread(headers) if body is None else 0)
+        return False
+
+    def _enqueue(self, gateway: Gateway, call: Call, request: "_Request", body: bytes) -> None:
+        headers, form = request.headers, request.form
+        fields = self._fields(request.scope) if self._path_fields or self._query_fields else ()
+        trace = _trace(request.scope) if b"traceparent" in headers or b"baggage" in headers else ()
+        if form == "json" or form == "none":
+            gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)
+            return
+        kind = headers.get(b"content-type")
+        named = headers.get(b"content-disposition")
+        gateway.send(
+            call.waiter,
+            body,
+            form=form,
+            media_type=kind.decode("latin-1") if kind is not None else None,
+            filename=filename_of(named) if named is not None else None,
+            fields=fields,
+            trace=trace,
+        )
+
+    def _gateway(self) -> Gateway:
+        gateway = self._off.gateway
+        if gateway is None:
+            raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
+        return gateway
+
+    def _form(self, headers: dict[bytes, bytes]) -> Form | None:
+        """How the body is to be read; None where the endpoint does not take such a body."""
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+            return None
+        kind = headers.get(b"content-type")
+        if kind in self._forms:
+            return self._forms[kind]
+        return self._form_of(kind.decode("latin-1") if kind is not None else None)
+
+    def _fields(self, scope: Scope) -> tuple[tuple[str, str, str], ...]:
+        """The few values that travel beside the bytes."""
+        path = scope.get("path_params", {})
+        fields = [("path", name, str(path[name])) for name in self._path_fields]
+        if self._query_fields and scope["query_string"]:
+            wanted = self._query_fields
+            said = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            fields += [("query", name, value) for name, value in said if name in wanted]
+        return tuple(fields)
+
+    async def _outcome(self, call: Call) -> Outcome | None:
+        departures = self._departures
+        loop = asyncio.get_running_loop()
+        if departures is None or departures.loop is not loop:
+            departures = self._departures = Departures(loop)
+        departures.add(call)
+        try:
+            return await call.promise
+        finally:
+            departures.discard(call)
+
+    async def _reply(self, outcome: Outcome, label: bytes, send: Send) -> None:
+        payload = b"" if self._empty else outcome.payload
+        headers = [(b"x-request-id", label)]
+        if self._status != 204:
+            kind = JSON_TYPE if outcome.media_type is None else media_type_header(outcome.media_type)
+            headers += [(b"content-type", kind), (b"content-length", b"%d" % len(payload))]
+        if outcome.filename is not None:
+            headers.append((b"content-disposition", disposition_header(outcome.filename)))
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": payload})
+
+
+class _Request(NamedTuple):
+    """What is known of a request before its body is read."""
+
+    scope: Scope
+    headers: dict[bytes, bytes]
+    label: bytes
+    declared: int
+    form: Form
+
+
+def _trace(scope: Scope) -> tuple[tuple[str, str], ...]:
+    """As they came, several of a name included."""
+    return tuple((name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in TRACE)
+
+
+def _unread(headers: dict[bytes, bytes]) -> int:
+    """How many bytes of a body may still be on their way; beyond `SMALL` where that cannot be said.
+
+    A caller who asked for `100 Continue` has sent nothing, and will not once it is refused: the connection has to end.
+    """
+    if b"transfer-encoding" in headers or b"expect" in headers:
+        return SMALL + 1
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+async def _fail(error: errors.OffloopError, label: bytes, scope: Scope, send: Send, *, unread: int) -> bool:
+    """Answer a failure whole, also to a caller who is still sending; True: the answer is still to be completed.
+
+    A server closes a connection as soon as an answer with `Connection: close` is complete; what the caller sends after
+    that resets it, and may take the answer away from under its eyes. So the answer is sent but not completed until a
+    bounded rest of the body has been let go. HTTP/2 and later end a single stream instead.
+    """
+    status, headers, body = problems.answer(error, label)
+    closing = problems.CLOSE in headers
+    if scope.get("http_version", "1.1") >= "2":
+        headers = [header for header in headers if header != problems.CLOSE]
+        unread = 0
+    elif unread > SMALL and not closing:
+        headers.append(problems.CLOSE)
+        closing = True
+    lingers = closing and unread > 0
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": lingers})
+    return lingers
+
+
+async def _let_go(receive: Receive, send: Send) -> None:
+    await discard_body(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _unheard(send: Send) -> None:
+    """Nobody hears this: the server drops it, since it knows that the caller has gone.
+
+    It is for whatever stands between: a middleware that waits for an answer gets one, and its log says 499.
+    """
+    await send({"type": "http.response.start", "status": 499, "headers": []})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,134 @@
+"""Promises 3 and 4: how long waiters live, and how many there are.
+
+Each function checks one promise. Why a request waited is not judged.
+"""
+
+from collections import Counter
+
+from offloop.telemetry.verify.history import EXACT, History, Request, Run
+from offloop.telemetry.verify.lines import Line
+from offloop.telemetry.verify.report import Findings
+
+PAST_DEADLINE = 0.050
+"""Seconds that a waiter may outlive its deadline."""
+PAST_OUTCOME = 0.100
+"""Seconds that a waiter may outlive its outcome."""
+
+
+# ---- promise 3
+
+
+def short_lived(history: History, found: Findings) -> None:
+    """Promise 3: no waiter outlives its deadline by 50 ms, nor its outcome by 100 ms; at rest there are none."""
+    for request, admit, run in history.admitted():
+        added = request.first("waiter_add")
+        if added is None:
+            found.missing("an admitted request has no `waiter_add` in the log")
+            continue
+        deadline = added.deadline or admit.deadline
+        if not deadline:
+            found.missing("a waiter's deadline is not in the log")
+            continue
+        found.judge()
+        gone = request.first("waiter_del")
+        closing = run.closing
+        if closing and run.whole and (gone is None or gone.t > closing.t):
+            found.violated(f"{request.rid} still had its waiter at the end", added, closing)
+        elif gone is None:
+            _still_there(request, added, deadline, run, found)
+        else:
+            _gone(request, gone, deadline, run, found)
+
+
+def _still_there(request: Request, added: Line, deadline: float, run: Run, found: Findings) -> None:
+    if run.over(run.until(deadline, PAST_DEADLINE)):
+        found.violated(f"{request.rid} still had its waiter when the log ended, long past its deadline", added)
+    elif run.whole:
+        found.missing("the log ends without `close` while a waiter was there")
+
+
+def _gone(request: Request, gone: Line, deadline: float, run: Run, found: Findings) -> None:
+    excused = False
+    over = gone.t - deadline - PAST_DEADLINE
+    if over > EXACT:
+        if gone.t > run.until(deadline, PAST_DEADLINE) + EXACT:
+            found.violated(f"the waiter of {request.rid} outlived its deadline by {gone.t - deadline:.3f} s", gone)
+        excused = True
+    outcome = _outcome_at(request, gone)
+    if outcome is not None and gone.t - outcome.t - PAST_OUTCOME > EXACT:
+        if gone.t > run.until(outcome.t, PAST_OUTCOME) + EXACT:
+            found.violated(
+                f"the waiter of {request.rid} outlived its outcome by {gone.t - outcome.t:.3f} s", outcome, gone
+            )
+        excused = True
+    if excused:
+        found.excuse()
+
+
+def _outcome_at(request: Request, gone: Line) -> Line | None:
+    """When its outcome was there: as the loop made it, where the log has that, else as it was settled."""
+    end = request.ended
+    if end is None:
+        return None
+    made = [finish for finish in request.served_by(end) if finish.boot == gone.boot]
+    return min([end, *made], key=lambda line: line.t)
+
+
+# ---- promise 4
+
+
+def bounded(history: History, found: Findings) -> None:
+    """Promise 4: waiters per endpoint within `max_in_flight`; admitted and not begun within the queue's limit."""
+    for run in history.web:
+        _waiters(run, found)
+        if run.whole:
+            _queue(run, history, found)
+
+
+def _waiters(run: Run, found: Findings) -> None:
+    """One event loop adds and removes them, so the order of its lines is the order in which it did so."""
+    limits = {admit.endpoint: admit.limit for admit in run.of("admit")}
+    live: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for line in run.lines:
+        if line.kind == "waiter_del" and line.rid in live:
+            count[live.pop(line.rid)] -= 1
+        elif line.kind == "waiter_add":
+            limit = limits.get(line.endpoint, 0)
+            if not limit:
+                found.missing("an endpoint's `max_in_flight` is not in the log")
+                continue
+            found.judge()
+            live[line.rid] = line.endpoint
+            count[line.endpoint] += 1
+            if count[line.endpoint] > limit and run.whole:
+                found.violated(f"{line.endpoint} has {count[line.endpoint]} waiters, its limit is {limit}", line)
+
+
+def _queue(run: Run, history: History, found: Findings) -> None:
+    """A request leaves the queue when it begins, as soon as time or the order of the lines says so, or when it ends.
+
+    Beginnings are told by other threads: their lines may stand a little after what they made room for.
+    """
+    if not run.queue_limit:
+        found.missing("the queue's limit is not in the log")
+        return
+    first = [request.all("start")[0] for request in history.of(run) if request.all("start")]
+    if not history.hears(run) or any(start.boot != run.boot for start in first):
+        found.missing("not all beginnings are in the logs, or not with times of this host")
+        return
+    starts = sorted(first, key=lambda start: start.t, reverse=True)
+    queued: set[str] = set()
+    out: set[str] = set()
+    for line in run.lines:
+        if line.kind in {"terminal", "start"}:
+            out.add(line.rid)
+        elif line.kind == "admit":
+            found.judge()
+            queued.add(line.rid)
+            while starts and starts[-1].t <= line.t:
+                out.add(starts.pop().rid)
+            queued -= out
+            if len(queued) > run.queue_limit:
+                text = f"{len(queued)} requests are admitted and have not begun, the limit is {run.queue_limit}"
+                found.violated(text, line)

@@ -1,0 +1,49 @@
+"""What a transport gives to its conformance suite: its ends, and what it does in its own way. Plain data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offloop.ports.replies import ReplySink, ReplySource
+from offloop.ports.work import WorkSink, WorkSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """One open transport.
+
+    Attributes:
+        sink, reply_source: the web side's ends; the suite uses them on the event loop on which they were opened.
+        source, reply_sink: the worker side's ends; the suite uses them in plain threads.
+        close: closes the web side's ends; called on the event loop, and more than once.
+        nudge: lets so many waiting `get` calls return None; None where the transport has nothing like it.
+        worker: whom work is put for; None: whoever takes it first.
+    """
+
+    sink: WorkSink
+    source: WorkSource
+    reply_sink: ReplySink
+    reply_source: ReplySource
+    close: Callable[[], object]
+    nudge: Callable[[int], object] | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """In what a transport may differ. The defaults are the strictest.
+
+    Attributes:
+        late_withdrawal: `withdraw` may answer None, and a `Withdrawn` report tells later.
+        begun_at_once: `settle` reports a `Begun` as soon as its `send` has returned; otherwise it comes by itself.
+        ordered: work is handed out first in, first out.
+        deadline_tolerance: seconds by which a deadline may have moved when it arrives (clocks of two hosts).
+        wake_ups: calls of the receiver that a thousand reports may take which came while the event loop was busy.
+        volume: envelopes sent to and fro where the suite looks for losses.
+    """
+
+    late_withdrawal: bool = False
+    begun_at_once: bool = True
+    ordered: bool = True
+    deadline_tolerance: float = 0.0
+    wake_ups: int = 10
+    volume: int = 4000

@@ -1,0 +1,77 @@
+"""What the suites share: how a transport is opened for a test, and what the tests say again and again."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from offloop.clock import monotonic
+from offloop.messages import Envelope, Withdrawn
+from offloop.ports.work import Delivery
+from offloop.testing.conformance.ends import Ends, Features
+from offloop.testing.conformance.web_side import DEADLINE, WebSide
+
+_numbers = itertools.count(1)
+
+
+class Suite(ABC):
+    """One open transport per test, as the fixture `ends`, with its event loop, as the fixture `web`."""
+
+    features: ClassVar[Features] = Features()
+
+    @abstractmethod
+    async def open(self) -> Ends:
+        """Open a fresh transport. Awaited on the event loop that is its web side; a worker is ready when it returns."""
+
+    @pytest.fixture
+    def web(self) -> Iterator[WebSide]:
+        with WebSide() as web:
+            yield web
+
+    @pytest.fixture
+    def ends(self, web: WebSide) -> Iterator[Ends]:
+        ends = web.run(self.open())
+        web.call(ends.reply_source.subscribe, web.receive)
+        yield ends
+        web.call(ends.close)
+
+
+def envelope(payload: bytes = b"{}", **fields: Any) -> Envelope:
+    """One with an id of its own, due in a minute."""
+    rid = f"rid-{next(_numbers)}"
+    return Envelope(**{"rid": rid, "endpoint": "read", "payload": payload, "deadline": monotonic() + 60.0} | fields)
+
+
+def put(web: WebSide, ends: Ends, *envelopes: Envelope) -> None:
+    """Put them, in their order, in one turn of the event loop."""
+
+    def put_all() -> None:
+        for each in envelopes:
+            ends.sink.put(each, ends.worker)
+
+    web.call(put_all)
+
+
+def take(ends: Ends) -> Delivery:
+    """The next delivery, which must come."""
+    delivery = ends.source.get(DEADLINE)
+    assert delivery is not None, f"nothing came within {DEADLINE} s"
+    return delivery
+
+
+def taken_back(web: WebSide, ends: Ends, rid: str) -> bool:
+    """Withdraw it, and say whether it will never begin, however late the transport tells."""
+    answer = web.call(ends.sink.withdraw, rid)
+    return told_of(web, rid) if answer is None else answer
+
+
+def told_of(web: WebSide, rid: str) -> bool:
+    """The `Withdrawn` report of it."""
+
+    def answers(reports: list[Any]) -> list[Withdrawn]:
+        return [report for report in reports if isinstance(report, Withdrawn) and report.rid == rid]
+
+    reports = web.until(lambda reports: bool(answers(reports)), f"a Withdrawn for {rid}")
+    return answers(reports)[0].begun is False

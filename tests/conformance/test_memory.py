@@ -1,0 +1,15 @@
+"""The memory transport does what every transport must."""
+
+import asyncio
+
+from offloop.testing.conformance import Ends, TransportConformance
+from offloop.transports.memory import MemoryTransport
+
+
+class TestMemory(TransportConformance):
+    async def open(self) -> Ends:
+        transport = MemoryTransport(asyncio.get_running_loop().call_soon_threadsafe)
+        return Ends(
+            sink=transport, source=transport, reply_sink=transport, reply_source=transport,
+            close=transport.close, nudge=transport.nudge,
+        )  # fmt: skip

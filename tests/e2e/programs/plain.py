@@ -1,0 +1,5 @@
+"""An app without offloop, to compare with."""
+
+from fastapi import FastAPI
+
+app = FastAPI()

@@ -1,0 +1,119 @@
+"""A real uvicorn in a process of its own, for tests that use real sockets and real signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 20.0
+
+
+class Server:
+    """`python -m uvicorn APP`, on a port that the system chose.
+
+    Args:
+        app: `module:attribute`.
+        args: more of uvicorn's options.
+        env: added to the environment; None as a value takes a name out of it.
+        group: in a process group of its own, for signals to all of it.
+        module: run this module with `app` as its argument, instead of uvicorn.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        *args: str,
+        env: dict[str, str | None] | None = None,
+        group: bool = False,
+        module: str = "",
+    ) -> None:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        for name, value in (env or {}).items():
+            environ.pop(name, None)
+            if value is not None:
+                environ[name] = value
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        command = ["-m", module, app] if module else ["-m", "uvicorn", app, "--port", "0", "--no-access-log", *args]
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ, cwd=ROOT, start_new_session=group,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = 0
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_line(self, pattern: str, timeout: float = DEADLINE) -> re.Match[str]:
+        """Until a line of its output matches; fails at the deadline, or when the output has ended."""
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in list(self.lines) if (match := re.search(pattern, line))), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, timeout)
+            match = found()
+        if match is None:
+            raise AssertionError(f"no line matches {pattern!r}:\n{self.log}")
+        return match
+
+    def __enter__(self) -> Self:
+        try:
+            self.port = int(self.wait_line(r"running on http://[^:]+:(\d+)").group(1))
+            self.wait_line(r"Application startup complete|Started parent process")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        """Until it has ended; returns its exit code."""
+        code = self.process.wait(timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended, timeout)
+        return code
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+
+
+@contextmanager
+def serving(app: str, *args: str, env: dict[str, str | None] | None = None, group: bool = False) -> Iterator[Server]:
+    """A server that is up; killed at the end if it still runs."""
+    with Server(app, *args, env=env, group=group) as server:
+        yield server
