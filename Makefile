@@ -59,7 +59,7 @@ lint: install  ## ruff, format, types, floors
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: install  ## ruff's formatter and its safe fixes
 	@$(BIN)/ruff check --fix --exit-zero --quiet

@@ -22,8 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
 from servers import Measured, System, loading, measure, serving
 
 YARDSTICK = "async def"
@@ -56,6 +58,9 @@ def main() -> int:
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: `make bench` installs it, or apt-get install wrk")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended then, too
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"this machine is busy (load {load:.1f}): the figures will say so", file=sys.stderr)
     turns = _turns_in(0.010)
     rounds: Rounds = {}
     with ExitStack() as servers:
@@ -67,7 +72,7 @@ def main() -> int:
             _round(ports, options.seconds, rounds)
     verdicts = _verdicts(rounds)
     _report(rounds, verdicts)
-    _write(options, rounds, verdicts)
+    _write(options, rounds, verdicts, load)
     failed = sum(one.failed for systems in rounds.values() for many in systems.values() for one in many)
     if failed:
         print(f"{failed} requests were not answered with 200: these figures mean nothing", file=sys.stderr)
@@ -77,7 +82,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/latest.json"))
     return parser.parse_args()
 
@@ -93,7 +98,7 @@ def _turns_in(seconds: float) -> int:
     return round(turns * seconds / best)
 
 
-def _round(ports: dict[str, int], seconds: float, rounds: Rounds) -> None:
+def _round(ports: dict[str, int], seconds: int, rounds: Rounds) -> None:
     for connections in CONNECTIONS:
         for name, port in ports.items():
             measured = measure(port, "/echo", connections, seconds)
@@ -130,8 +135,10 @@ def _verdicts(rounds: Rounds) -> list[Verdict]:
 
 
 def _report(rounds: Rounds, verdicts: list[Verdict]) -> None:
-    console = Console()
-    echo = Table("connections", "system", "req/s", "× async def (range)", "p50", "p99 (range)", title="echo")
+    console = Console(width=110)
+    echo = Table(
+        "connections", "system", "req/s", "× async def (range)", "p50", "p99 (range)", title="echo", box=SIMPLE
+    )
     for connections in CONNECTIONS:
         for system, measured in rounds[f"echo {connections}"].items():
             ratios = _ratios(rounds, f"echo {connections}", system)
@@ -144,11 +151,18 @@ def _report(rounds: Rounds, verdicts: list[Verdict]) -> None:
                 _range([one.p99 for one in measured]),
             )
         echo.add_section()
-    ping = Table("system", "p50", "p99 (range)", "longest", title=f"/ping beside {SPINNING} connections of 10 ms work")
+    ping = Table(
+        "system",
+        "p50",
+        "p99 (range)",
+        "longest",
+        title=f"/ping beside {SPINNING} connections of 10 ms work",
+        box=SIMPLE,
+    )
     for system, measured in rounds["ping"].items():
         p50, longest = median(one.p50 for one in measured), max(one.max for one in measured)
         ping.add_row(system, _ms(p50), _range([one.p99 for one in measured]), _ms(longest))
-    goals = Table("goal", "found", "", title="goals")
+    goals = Table("goal", "found", "", title="goals", box=SIMPLE)
     for verdict in verdicts:
         goals.add_row(verdict.goal, verdict.found, "held" if verdict.held else "missed")
     for table in (echo, ping, goals):
@@ -163,12 +177,13 @@ def _range(seconds: list[float]) -> str:
     return f"{_ms(median(seconds))} ({min(seconds) * 1000:.2f}-{max(seconds) * 1000:.2f})"
 
 
-def _write(options: argparse.Namespace, rounds: Rounds, verdicts: list[Verdict]) -> None:
+def _write(options: argparse.Namespace, rounds: Rounds, verdicts: list[Verdict], load: float) -> None:
     packages = ("offloop", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "msgspec")
     result = {
         "rounds": options.rounds,
         "seconds": options.seconds,
         "cpus": os.cpu_count(),
+        "load_before": load,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
         "measured": {

@@ -70,7 +70,7 @@ def serving(system: System, turns: int) -> Iterator[int]:
 
 
 @contextmanager
-def loading(port: int, path: str, connections: int, seconds: float) -> Iterator[None]:
+def loading(port: int, path: str, connections: int, seconds: int) -> Iterator[None]:
     """Keeps that many connections busy in the background."""
     child = subprocess.Popen(
         _wrk(port, path, connections, seconds),
@@ -85,7 +85,7 @@ def loading(port: int, path: str, connections: int, seconds: float) -> Iterator[
         child.wait()
 
 
-def measure(port: int, path: str, connections: int, seconds: float, *, body: str = BODY) -> Measured:
+def measure(port: int, path: str, connections: int, seconds: int, *, body: str = BODY) -> Measured:
     """A closed loop: every connection sends its next request when the last was answered."""
     finished = subprocess.run(
         _wrk(port, path, connections, seconds),
@@ -99,10 +99,10 @@ def measure(port: int, path: str, connections: int, seconds: float, *, body: str
     return Measured(**json.loads(line.removeprefix("RESULT ")))
 
 
-def _wrk(port: int, path: str, connections: int, seconds: float) -> list[str]:
+def _wrk(port: int, path: str, connections: int, seconds: int) -> list[str]:
     script = str(HERE / "wrk.lua")
     return [
-        *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:g}s"),
+        *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"),
         *("--timeout", "10s", "--script", script, f"http://{HOST}:{port}{path}"),
     ]
 

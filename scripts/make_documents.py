@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = HERE / "documents"
 TARGET = HERE.parent / "src" / "offloop" / "demo" / "documents"
-NAMES = {"note": "a-note-on-waiting", "essay": "saying-no-in-time", "guide": "a-field-guide-to-queues"}
+NAMES = {"note": "note-on-waiting", "essay": "saying-no-in-time", "guide": "guide-to-queues"}
 
 WIDTH, HEIGHT = 420, 595
 """A5, in points."""

@@ -1,6 +1,7 @@
 """FastAPI's own `async def` routes: the work runs on the event loop."""
 
 from fastapi import FastAPI
+
 from work import Reply, Req, echoed, spun
 
 app = FastAPI()

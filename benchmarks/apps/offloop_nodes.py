@@ -1,8 +1,7 @@
 """The same two functions as endpoints of offloop."""
 
-from work import Reply, Req, echoed, spun
-
 from offloop import endpoint
+from work import Reply, Req, echoed, spun
 
 
 @endpoint(http="POST /echo")

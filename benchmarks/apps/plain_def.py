@@ -1,6 +1,7 @@
 """FastAPI's own `def` routes: the work runs in the thread pool that FastAPI keeps for it."""
 
 from fastapi import FastAPI
+
 from work import Reply, Req, echoed, spun
 
 app = FastAPI()

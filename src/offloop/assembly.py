@@ -7,6 +7,7 @@ part below knows which others were chosen.
 import asyncio
 import logging
 from typing import Any
+from weakref import WeakSet
 
 from offloop import errors
 from offloop.clock import Clock, monotonic
@@ -35,6 +36,9 @@ REPLIES_WITHIN = 0.2
 """Seconds that decided outcomes have to leave the process before the loops are stopped."""
 LEAST_STOP = 0.25
 """Seconds that loops have to end even when the drain has used up its budget."""
+
+alive: "WeakSet[Runtime]" = WeakSet()
+"""Every runtime between its start and its end, for tests that look for what they left behind. Nothing else reads it."""
 
 
 def policy_of(endpoint: Endpoint[Any, Any]) -> Policy:
@@ -124,6 +128,7 @@ class Runtime:
             interpreter.freeze()
         self._probe.start()
         self.gateway.start()
+        alive.add(self)
 
     def begin_drain(self) -> None:
         self.gateway.begin_drain()
@@ -155,6 +160,7 @@ class Runtime:
         self._finished.set()
 
     async def _release(self, *, frozen: bool) -> None:
+        alive.discard(self)
         self._probe.stop()
         self.events.emit(self._clock(), "close")
         if self.event_log is not None:

@@ -53,10 +53,11 @@ class Server:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
+        with self.process.stdout as output:
+            for line in output:
+                with self._changed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -81,7 +82,6 @@ class Server:
     def __enter__(self) -> Self:
         try:
             self.port = int(self.wait_line(r"running on http://[^:]+:(\d+)").group(1))
-            self.wait_line(r"Application startup complete|Started parent process")
         except BaseException:
             self.kill()
             raise
@@ -109,7 +109,9 @@ class Server:
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(DEADLINE)
+        self.wait()
+        with self._changed:  # the thread closes the pipe, so that none is left to the garbage collector
+            self._changed.wait_for(lambda: self._ended, DEADLINE)
 
 
 @contextmanager

@@ -80,12 +80,12 @@ def test_check_of_a_faulty_program_prints_every_fault_on_stderr_and_exits_1(here
     assert "bad_program.py" in result.stderr
 
 
-def test_check_of_a_package_that_is_not_there_says_where_it_looked(here: Path):
+@pytest.mark.usefixtures("here")
+def test_check_of_a_package_that_is_not_there_names_it_on_one_line():
     result = run("check", "no_such_package.nodes")
     assert result.exit_code == 1
     assert "no_such_package" in result.stderr
-    assert str(here) in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_check_shows_the_traceback_of_what_the_package_fails_to_import(here: Path):

@@ -90,11 +90,17 @@ class Admission:
             return errors.PayloadTooLarge
         if self._waiters.count(policy.name) >= policy.max_in_flight:
             return errors.EndpointBusy
-        if self._backlog.depth >= self.queue_limit or not self.holds(declared):
+        if self._backlog.depth >= self.queue_limit or not self._holds(declared):
             return errors.QueueFull
         return None
 
-    def holds(self, more: int) -> bool:
+    def outgrown(self, policy: Policy, size: int, total: int) -> type[errors.OffloopError] | None:
+        """None if a body for which `size` bytes are reserved may become `total` bytes, else what refuses it."""
+        if total > policy.max_body:
+            return errors.PayloadTooLarge
+        return None if self._holds(total - size) else errors.QueueFull
+
+    def _holds(self, more: int) -> bool:
         """Whether `more` bytes of bodies can be reserved."""
         return self._backlog.bytes + more <= self.queue_bytes
 

@@ -25,10 +25,13 @@ class Phase(IntEnum):
 
 
 class Waiter:
-    """The caller's side of one admitted request. `promise` belongs to the gateway; None once the caller has left."""
+    """The caller's side of one admitted request. `promise` belongs to the gateway; None once the caller has left.
+
+    `due_at` is when the registry names it next: its deadline, or the instant by which a withdrawal is to be answered.
+    """
 
     __slots__ = (
-        "admitted_at", "attempt", "begun_at", "chunks", "deadline", "envelope", "phase", "policy", "promise",
+        "admitted_at", "attempt", "begun_at", "chunks", "deadline", "due_at", "envelope", "phase", "policy", "promise",
         "request_id", "rid", "size", "told", "verdict", "worker",
     )  # fmt: skip
 
@@ -39,7 +42,7 @@ class Waiter:
         self.policy = policy
         self.promise = promise
         self.admitted_at = now
-        self.deadline = deadline
+        self.deadline = self.due_at = deadline
         self.request_id = request_id
         self.size = size
         self.phase = Phase.UPLOADING
@@ -62,7 +65,7 @@ class Waiters:
     def __init__(self) -> None:
         self._live: dict[str, Waiter] = {}
         self._counts: dict[str, int] = {}
-        self._deadlines: list[tuple[float, str]] = []
+        self._dues: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._live)
@@ -82,43 +85,36 @@ class Waiters:
         name = waiter.policy.name
         self._live[waiter.rid] = waiter
         self._counts[name] = self._counts.get(name, 0) + 1
-        heappush(self._deadlines, (waiter.deadline, waiter.rid))
+        heappush(self._dues, (waiter.due_at, waiter.rid))
 
     def remove(self, waiter: Waiter) -> bool:
         """Take it out; False if it had been taken out before."""
         if self._live.pop(waiter.rid, None) is None:
             return False
         self._counts[waiter.policy.name] -= 1
-        # A deadline of an ended waiter stays in the heap until its time comes: removing it there would cost a search.
-        # Under a long deadline and a high rate those would pile up, so the heap is rebuilt when they are the most of it.
-        if len(self._deadlines) > 2 * len(self._live) + SLACK:
-            self._deadlines = [(live.deadline, rid) for rid, live in self._live.items()]
-            heapify(self._deadlines)
+        # An ended waiter's entry stays in the heap until its time comes: removing it there would cost a search. Under a
+        # long deadline and a high rate those would pile up, so the heap is rebuilt when they are the most of it.
+        if len(self._dues) > 2 * len(self._live) + SLACK:
+            self._dues = [(live.due_at, rid) for rid, live in self._live.items()]
+            heapify(self._dues)
         return True
 
-    def postpone(self, waiter: Waiter, deadline: float) -> None:
-        """Give it another deadline; only ever for the moment in which a withdrawal is answered."""
-        waiter.deadline = deadline
-        heappush(self._deadlines, (deadline, waiter.rid))
+    def postpone(self, waiter: Waiter, until: float) -> None:
+        """Name it again then: it is not to end before a withdrawal is answered. Its deadline stays what it is."""
+        waiter.due_at = until
+        heappush(self._dues, (until, waiter.rid))
 
-    def due(self, now: float) -> list[Waiter]:
-        """Those whose deadline has come, earliest first; each is returned once a deadline."""
-        found: list[Waiter] = []
-        heap = self._deadlines
-        while heap and heap[0][0] <= now:
-            deadline, rid = heappop(heap)
-            waiter = self._live.get(rid)
-            if waiter is not None and waiter.deadline == deadline:
-                found.append(waiter)
-        return found
+    def due(self, now: float) -> Iterator[Waiter]:
+        """Those whose time has come, earliest first, each once. They may end, and others with them, meanwhile."""
+        while (when := self.next_at()) is not None and when <= now:
+            yield self._live[heappop(self._dues)[1]]
 
     def next_at(self) -> float | None:
-        """The earliest deadline of a live waiter."""
-        heap = self._deadlines
-        while heap:
-            deadline, rid = heap[0]
+        """When the next live waiter is due."""
+        while self._dues:
+            when, rid = self._dues[0]
             waiter = self._live.get(rid)
-            if waiter is not None and waiter.deadline == deadline:
-                return deadline
-            heappop(heap)
+            if waiter is not None and waiter.due_at == when:
+                return when
+            heappop(self._dues)
         return None

@@ -51,5 +51,7 @@ async def compare_async(data: Annotated[bytes, Depends(body)]) -> Keywords:
 
 @app.post("/compare/def", tags=["compare"])
 def compare_def(data: Annotated[bytes, Depends(body)]) -> Keywords:
-    """The usual remedy, a thread pool: the loop stays free; with no bound, no deadline, and up to forty at the GIL."""
+    """The usual remedy, a thread pool. The loop stays free; but up to forty threads want the GIL, behind a queue
+    without an end, and go on when their callers have left.
+    """
     return work(data)

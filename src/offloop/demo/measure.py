@@ -21,8 +21,8 @@ PERIOD = 0.01
 QUIET = 0.5
 """Seconds of pinging with nothing else to do."""
 CALLERS = 8
-UPLOADS = 24
-"""Documents in all: each caller sends its next when the last is answered."""
+WORTH = 3.0
+"""Seconds that each way should take, about."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,19 @@ async def quiet(client: Client) -> Measured:
     return Measured("nothing else", 0, 0.0, ping)
 
 
-async def measure(client: Client, way: Way, document: bytes) -> Measured:
-    """Send the document often and by several callers at once, and ping meanwhile.
+async def worth_measuring(client: Client, path: str, document: bytes) -> int:
+    """How many uploads of a document make about `WORTH` seconds of work on this machine: 8 to 48."""
+    answer = await client.send("POST", path, document, "application/pdf")
+    return min(48, max(CALLERS, round(WORTH / answer.seconds)))
+
+
+async def measure(client: Client, way: Way, document: bytes, uploads: int) -> Measured:
+    """Upload a document so many times, by several callers who each wait for their answer, and ping meanwhile.
 
     Raises:
         ExceptionGroup: of OSError, where the server went away.
     """
-    left = iter(range(UPLOADS))
+    left = iter(range(uploads))
 
     async def caller() -> int:
         answers = [await client.send("POST", way.path, document, "application/pdf") for _ in left]
@@ -80,7 +86,7 @@ async def measure(client: Client, way: Way, document: bytes) -> Measured:
         return read, asyncio.get_running_loop().time() - began
 
     (read, seconds), ping = await _while_pinging(client, all_callers())
-    # The next way begins with as many connections as this one did.
+    # The next way begins without connections, as this one did.
     await client.close()
     return Measured(way.label, read, seconds, ping)
 

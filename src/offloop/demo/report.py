@@ -15,6 +15,10 @@ from rich.text import Text
 
 from offloop.demo.measure import Measured
 
+SLOW = 0.1
+"""Seconds at which a person begins to notice (Miller: "Response time in man-computer conversational transactions",
+1968)."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,11 +41,12 @@ def opening(console: Console, url: str, mode: str) -> None:
 
 def documents(console: Console, findings: Sequence[Finding]) -> None:
     """A row for each file."""
-    table = _table("Documents", "POST /documents, POST /documents/keywords")
-    table.add_column("file", overflow="fold", ratio=3, min_width=12)
+    _heading(console, "Documents", "posted to /documents and /documents/keywords")
+    table = _table()
+    table.add_column("file", overflow="fold", max_width=32)
     for name in ("pages", "words", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("keywords", overflow="fold", ratio=5)
+    table.add_column("keywords", overflow="fold", min_width=20)
     for found in findings:
         if found.trouble:
             row: list[str | Text] = [
@@ -59,10 +64,12 @@ def documents(console: Console, findings: Sequence[Finding]) -> None:
 
 def comparison(console: Console, document: str, uploads: int, callers: int, rows: Sequence[Measured]) -> None:
     """A row for each way, and what to read from them."""
-    table = _table(
+    _heading(
+        console,
         "How long GET /ping waits meanwhile",
-        f"{document} read {uploads} times, for {callers} callers at once",
+        f"{document} is read {uploads} times, for {callers} callers at once",
     )
+    table = _table()
     table.add_column("the work is done in", no_wrap=True)
     for name in ("p50", "p99", "longest", "documents", "took"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -74,16 +81,11 @@ def comparison(console: Console, document: str, uploads: int, callers: int, rows
     console.print(table)
 
 
-SLOW = 0.1
-"""Seconds at which a person begins to notice (Miller: "Response time in man-computer conversational transactions",
-1968)."""
-
-
 def reading(console: Console, plain: Measured, pooled: Measured, offloaded: Measured) -> None:
     """The comparison in a sentence, from what was measured."""
     console.print(
         Text(
-            f"One ping in a hundred waited {_time(plain.ping.p99)} or more behind the async def route, "
+            f"\nOne ping in a hundred waited {_time(plain.ping.p99)} or more behind the async def route, "
             f"{_time(pooled.ping.p99)} beside the def route, and {_time(offloaded.ping.p99)} beside offloop."
         ),
         highlight=False,
@@ -102,16 +104,19 @@ def suggestions(console: Console, url: str, document: Path) -> None:
         ("what runs, what waits", "curl -s $U/offloop/status"),
         ("the same as metrics", "curl -s $U/offloop/metrics | grep ^offloop"),
     ]
-    console.print(Text.assemble(("Serving", "bold"), f" at {url}. In another terminal:\n"), highlight=False)
+    console.print(Text.assemble(("\nServing", "bold"), f" at {url}. In another terminal:\n"), highlight=False)
     for comment, line in lines:
         text = Text.assemble((f"  # {comment}\n" if comment else "", "dim"), "  ", line, "\n" if comment else "")
         console.print(text, soft_wrap=True, highlight=False)
     console.print(Text(f"The API's documentation is at {url}/docs. Ctrl-C drains and ends."), highlight=False)
 
 
-def _table(title: str, caption: str) -> Table:
-    heading = Text.assemble((title, "bold"), (f"  {caption}", "dim"))
-    return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="")
+def _heading(console: Console, title: str, caption: str) -> None:
+    console.print(Text.assemble("\n", (title, "bold"), "\n", (caption, "dim"), "\n"), highlight=False)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def _time(seconds: float) -> str:

@@ -14,6 +14,7 @@ import threading
 import uvicorn
 
 HOST = "127.0.0.1"
+KEEP_ALIVE = 300
 DRAIN = 30
 """Seconds for connections to end once the drain has ended; nothing of the demo's takes so long."""
 
@@ -51,7 +52,13 @@ def main(ports: list[int]) -> int:
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
     config = uvicorn.Config(
-        "offloop.demo.app:app", log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=DRAIN
+        "offloop.demo.app:app",
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        # Longer than the show: a kept connection that closes just as it is used again would look like a failure.
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=DRAIN,
     )
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

@@ -59,7 +59,7 @@ def media_type_header(media_type: str | None) -> bytes:
 
 
 def filename_of(disposition: bytes) -> str | None:
-    """The file's name that a request's `Content-Disposition` gives a raw body, without a path; None where it has none."""
+    """A raw body's file name from its `Content-Disposition`, without a path; None where there is none."""
     message = Message()
     message["content-disposition"] = disposition.decode("utf-8", "replace")
     name = message.get_filename("")
@@ -78,4 +78,3 @@ def disposition_header(filename: str) -> bytes:
     if plain != name:
         value += f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
     return value.encode("ascii")
-

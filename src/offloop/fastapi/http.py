@@ -7,7 +7,6 @@ nothing that looks into a payload, may enter: this is the hot path.
 
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -57,8 +56,7 @@ class HttpEndpoint:
         self._name = endpoint.name
         self._empty = endpoint.reply is None
         self._status = endpoint.status
-        self._path_fields = spec.path_fields
-        self._query_fields = frozenset(spec.query_fields)
+        self._fields_of = spec.fields if spec.parameters else None
         self._takes_body = spec.body != "none"
         self._form_of = spec.form_of
         # Most bodies are of one of few types: those are looked up, the rest are parsed.
@@ -119,15 +117,17 @@ class HttpEndpoint:
             await self._reply(outcome, label, send)
         else:
             retry_after = gateway.retry_after(call.waiter, outcome)
-            error = error_of(outcome, call.waiter.policy, label.decode("ascii"), retry_after=retry_after)
-            return await _fail(error, label, scope, send, unread=_unread(headers) if body is None else 0)
+            failure = error_of(outcome, call.waiter.policy, label.decode("ascii"), retry_after=retry_after)
+            return await _fail(failure, label, scope, send, unread=_unread(headers) if body is None else 0)
         return False
 
     def _enqueue(self, gateway: Gateway, call: Call, request: "_Request", body: bytes) -> None:
         headers, form = request.headers, request.form
-        fields = self._fields(request.scope) if self._path_fields or self._query_fields else ()
+        fields: tuple[tuple[str, str, str], ...] = ()
+        if self._fields_of is not None:
+            fields = self._fields_of(request.scope["path_params"], request.scope["query_string"])
         trace = _trace(request.scope) if b"traceparent" in headers or b"baggage" in headers else ()
-        if form == "json" or form == "none":
+        if form in {"json", "none"}:
             gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)
             return
         kind = headers.get(b"content-type")
@@ -157,16 +157,6 @@ class HttpEndpoint:
         if kind in self._forms:
             return self._forms[kind]
         return self._form_of(kind.decode("latin-1") if kind is not None else None)
-
-    def _fields(self, scope: Scope) -> tuple[tuple[str, str, str], ...]:
-        """The few values that travel beside the bytes."""
-        path = scope.get("path_params", {})
-        fields = [("path", name, str(path[name])) for name in self._path_fields]
-        if self._query_fields and scope["query_string"]:
-            wanted = self._query_fields
-            said = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            fields += [("query", name, value) for name, value in said if name in wanted]
-        return tuple(fields)
 
     async def _outcome(self, call: Call) -> Outcome | None:
         departures = self._departures

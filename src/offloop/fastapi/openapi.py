@@ -18,7 +18,7 @@ from offloop.fastapi.schemas import Schema, known_to_pydantic, schema_of
 from offloop.graph.endpoint import Endpoint
 from offloop.graph.http_spec import HttpSpec
 from offloop.graph.kinds import parts, stripped
-from offloop.graph.payload_fields import Field, fields_of
+from offloop.graph.payload_fields import Field
 from offloop.messages import Blob
 
 BINARY: Schema = {"type": "string", "format": "binary"}
@@ -47,7 +47,7 @@ def documented(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> Documented:
         extra["requestBody"] = body
     return Documented(
         function=_function(endpoint, spec),
-        responses=responses,
+        responses={status: responses[status] for status in sorted(responses, key=int)},
         response_model=model,
         response_class=JSONResponse if model is not None else Response,
         openapi_extra=extra,
@@ -75,7 +75,7 @@ def _function(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> Callable[..., Any
     async def called() -> None:  # pragma: no cover
         raise AssertionError("an offloop route is served without calling the function that describes it")
 
-    parameters = [*_fields(endpoint, spec), *_declared_body(endpoint, spec), *_headers()]
+    parameters = [*_fields(spec), *_declared_body(endpoint, spec), *_headers()]
     called.__name__ = endpoint.name
     called.__doc__ = endpoint.description
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -88,22 +88,20 @@ def _headers() -> list[inspect.Parameter]:
     return [_parameter("offloop_label", label, None), _parameter("offloop_timeout", seconds, None)]
 
 
-def _fields(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> list[inspect.Parameter]:
+def _fields(spec: HttpSpec) -> list[inspect.Parameter]:
     """Parameters of the path, then of the query."""
-    fields = fields_of(endpoint.request) or ()
-    by_name = {name: described for described in fields for name in (described.name, *described.names)}
-    found = [
-        _parameter(name, Annotated[_schema(by_name[name]), Path(description=by_name[name].info.description)])
-        for name in spec.path_fields
-    ]
-    for name in spec.query_fields:
-        described = by_name[name]
-        if name != described.names[0]:
-            continue  # a further alias of the same field
+    found = []
+    for parameter in spec.parameters:
+        described = parameter.field
+        annotation: Any = _schema(described)
+        about = described.info.description
+        if parameter.where == "path":
+            found.append(_parameter(parameter.name, Annotated[annotation, Path(description=about)]))
+            continue
         # A form has them as parts instead, so that beside a body none can be said to be required.
-        optional = not described.required or spec.body == "blob-field"
-        query = Query(alias=name, description=described.info.description)
-        found.append(_parameter(described.name, Annotated[_schema(described), query], None if optional else ...))
+        required = described.required and spec.body != "blob-field"
+        query = Annotated[annotation, Query(alias=parameter.name, description=about)]
+        found.append(_parameter(f"offloop_{described.name}", query, ... if required else None))
     return found
 
 

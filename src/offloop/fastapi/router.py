@@ -44,17 +44,22 @@ class OffloopRoute(APIRoute):
 
     bare: ASGIApp
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        # By an inclusion's identity, with the inclusion beside it, so that its identity stays its own.
+        self._entrances: dict[int, tuple[Any, ASGIApp]] = {}
+
     def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Serve a request that was matched. Not a coroutine function itself: the hot path has one frame less."""
-        inclusion = inclusion_of(scope)
+        inclusion: Any = inclusion_of(scope)
         if inclusion is None or inclusion.original_route is not self:
             inclusion = self  # in an app's own list of routes, or in a router that is served by itself
         if scope["method"] not in inclusion.methods:
             return super().handle(scope, receive, send)  # 405, with Allow
-        entrances = self._entrances
-        if (found := entrances.get(id(inclusion))) is None:
-            found = entrances[id(inclusion)] = (inclusion, self.entrance(inclusion))
-        return found[1](scope, receive, send)  # type: ignore[return-value]  # an ASGI application is a coroutine function
+        found = self._entrances.get(id(inclusion))
+        if found is None:
+            found = self._entrances[id(inclusion)] = (inclusion, self.entrance(inclusion))
+        return found[1](scope, receive, send)  # type: ignore[return-value]  # an application is a coroutine function
 
     def entrance(self, inclusion: Any) -> ASGIApp:
         """The way in under one inclusion: guarded by its dependencies, bounded by its limit on bodies, or bare.
@@ -69,11 +74,6 @@ class OffloopRoute(APIRoute):
 
             return RequestBodyLimitMiddleware(app, max_body_size=limit)
         return app
-
-    @property
-    def _entrances(self) -> dict[int, tuple[Any, ASGIApp]]:
-        """By the inclusion's identity; it is kept beside, so that its identity stays its own."""
-        return self.__dict__.setdefault("entrances", {})
 
 
 class Components(APIRoute):
@@ -108,7 +108,8 @@ class OffloopRouter(APIRouter):
                 self._expose(endpoint)
             elif named and endpoint.websocket is None:
                 raise errors.UsageError(f"{endpoint!r} has neither http= nor websocket=, and so no route")
-        self._add_components()
+        if self._ours():
+            self._add_components()
         self.lifespan_context = self._living(self.lifespan_context)
 
     def _expose(self, endpoint: Endpoint[Any, Any]) -> None:
@@ -136,18 +137,18 @@ class OffloopRouter(APIRouter):
     def _add_components(self) -> None:
         async def nothing() -> None: ...
 
-        for model in COMPONENTS:
-            self.routes.append(
-                Components(
-                    f"{self.prefix}/",
-                    nothing,
-                    methods=[],
-                    name=model.__name__,
-                    operation_id=f"offloop_{model.__name__}",
-                    response_model=model,
-                    include_in_schema=self.include_in_schema and any(self._ours()),
-                )
+        first, *others = COMPONENTS
+        self.routes.append(
+            Components(
+                f"{self.prefix}/",
+                nothing,
+                methods=[],
+                operation_id="offloop_components",
+                response_model=first,
+                responses={500 + number: {"model": model} for number, model in enumerate(others)},
+                include_in_schema=self.include_in_schema,
             )
+        )
 
     def _ours(self) -> list[OffloopRoute]:
         return [route for route in self.routes if isinstance(route, OffloopRoute)]

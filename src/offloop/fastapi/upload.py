@@ -5,6 +5,7 @@ gateway's; nothing here looks into a body.
 """
 
 import asyncio
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
@@ -27,10 +28,10 @@ class Interrupt:
 
     __slots__ = ("_armed", "_promise", "_task", "fired")
 
-    def __init__(self, promise: "asyncio.Future[object]") -> None:
+    def __init__(self, promise: "asyncio.Future[Any]") -> None:
         self._promise = promise
         self._armed = False
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self.fired = False
 
     def __enter__(self) -> "Interrupt":

@@ -102,20 +102,18 @@ def _held(modules: dict[str, ModuleType]) -> list[Held]:
     return sorted(held.values(), key=lambda one: (one.rank, one.line))
 
 
-def _home(value: object) -> tuple[str, int] | None:
+def _home(value: Any) -> tuple[str, int] | None:
     """Module and line of a node, an endpoint or a provider; None for anything else.
 
     Asks for the type only: a module may hold proxies that must not be touched before their time.
     """
     cls = type(value)
     if issubclass(cls, Endpoint):
-        assert isinstance(value, Endpoint)
         return value.module, value.line
-    if issubclass(cls, BaseProvider) or (isinstance(value, type) and issubclass(value, Provider)):
+    if issubclass(cls, BaseProvider) or (issubclass(cls, type) and issubclass(value, Provider)):
         return getattr(value, "__module__", ""), 0
     if mark_of(value) is None:
         return None
-    assert callable(value)
     return value.__module__, site_of(value).line
 
 

@@ -4,19 +4,14 @@ Owns `HttpSpec`, which is compiled at preflight and read on the event loop, wher
 never a body. It knows no web framework: an adapter builds its routes and its OpenAPI document from the attributes.
 """
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-import msgspec
-from pydantic import BaseModel, TypeAdapter, create_model
-
 from offloop.graph.kinds import name_of, stripped
 from offloop.graph.payload_fields import Field, fields_of
-from offloop.graph.payload_types import QuietJsonSchema, has_struct
 from offloop.messages import Blob, Form
 
 if TYPE_CHECKING:
@@ -61,8 +56,6 @@ class HttpSpec:
         media_types: what the body may be, patterns like `image/*` included; None: anything. A blob-field takes
             `multipart/form-data` as well. Empty where there is no body.
         parameters: path and query fields in their order, for an adapter's signature or document.
-        body_fields: the request's fields that come in the body; None where the body as a whole is the request.
-        request: the endpoint's request type.
     """
 
     method: str
@@ -72,8 +65,6 @@ class HttpSpec:
     body: Body
     media_types: tuple[str, ...] | None
     parameters: tuple[Parameter, ...]
-    body_fields: tuple[Field, ...] | None
-    request: Any
 
     @classmethod
     def of(cls, endpoint: "Endpoint[Any, Any]") -> "HttpSpec":
@@ -98,8 +89,6 @@ class HttpSpec:
             body=body,
             media_types=_media_types(body, endpoint.media_types),
             parameters=(*in_path, *in_query),
-            body_fields=tuple(rest) if body in ("json", "blob-field") and (in_path or body == "blob-field") else None,
-            request=endpoint.request,
         )
 
     def form_of(self, content_type: str | None) -> Form | None:
@@ -138,35 +127,6 @@ class HttpSpec:
                     found.append(("query", known, _text(value)))
         return tuple(found)
 
-    def body_model(self) -> Any:
-        """What a JSON body is, as a type that pydantic knows; None where it has none (no JSON, or msgspec's).
-
-        Without the fields that come from the path: a model of the same name with `Body` after it.
-        """
-        if self.body != "json" or has_struct(self.request):
-            return None
-        if self.body_fields is None:
-            return self.request
-        plain = stripped(self.request)
-        config = plain.model_config if isinstance(plain, type) and issubclass(plain, BaseModel) else None
-        members: dict[str, Any] = {
-            field.name: (field.info.annotation, copy.copy(field.info)) for field in self.body_fields
-        }
-        return create_model(f"{name_of(plain).rpartition('.')[2]}Body", __config__=config, **members)
-
-    def body_schema(self) -> dict[str, Any] | None:
-        """JSON Schema of the body, definitions under `$defs`: of the JSON, of the form of a blob-field, or binary.
-
-        None where there is no body.
-        """
-        if self.body == "none":
-            return None
-        if has_struct(self.request):
-            schema = msgspec.json.schema(self.request)
-        else:
-            schema = TypeAdapter(self.request).json_schema(schema_generator=QuietJsonSchema)
-        return schema if self.body_fields is None else _without(schema, self.path_fields, self.parameters)
-
     def _accepts(self, essence: str) -> bool:
         kind = essence.partition("/")[0]
         return any(accepted in (essence, f"{kind}/*", "*/*") for accepted in self.media_types or ()) and "/" in essence
@@ -194,7 +154,7 @@ def _method_and_path(http: Any) -> tuple[str, str]:
 
 
 def _path_parameters(path: str, fields: tuple[Field, ...] | None, request: Any) -> list[Parameter]:
-    found = []
+    found: list[Parameter] = []
     for match in _PATH_FIELD.finditer(path):
         name, of = match[1], name_of(stripped(request))
         if fields is None:
@@ -281,14 +241,3 @@ def _media_types(body: Body, declared: tuple[str, ...] | None) -> tuple[str, ...
     if not accepted:
         raise ValueError("media_types is empty, so that no body is accepted. Leave it out to accept any")
     return accepted
-
-
-def _without(schema: dict[str, Any], names: tuple[str, ...], parameters: tuple[Parameter, ...]) -> dict[str, Any]:
-    """A schema of an object without the members that come from the path."""
-    gone = {name for parameter in parameters if parameter.where == "path" for name in parameter.field.names} | set(names)
-    definitions = schema.get("$defs", {})
-    if "$ref" in schema:  # a Struct, or a model that contains itself
-        schema = definitions[schema["$ref"].rpartition("/")[2]]
-    left = {**schema, "properties": {name: of for name, of in schema["properties"].items() if name not in gone}}
-    left["required"] = [name for name in schema.get("required", ()) if name not in gone]
-    return {**left, "$defs": definitions} if definitions else left

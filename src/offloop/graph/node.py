@@ -91,8 +91,8 @@ def mark(function: Function, *, name: str | None = None) -> Function:
 
 
 def mark_of(value: object) -> Mark | None:
-    """The mark of a decorated function; None for anything else."""
-    found = None if isinstance(value, type) else inspect.getattr_static(value, MARK, None)
+    """The mark of a decorated function; None for anything else, which is not touched: it may be a lazy proxy."""
+    found = None if issubclass(type(value), type) else inspect.getattr_static(value, MARK, None)
     return found if type(found) is Mark else None
 
 
@@ -170,9 +170,7 @@ class Node:
         return lambda message, its_job, _services: function(message, **{job: its_job})
 
 
-def _call_asking(
-    function: Callable[..., Any], job: str | None, asked: tuple[tuple[str, DependencyKey], ...]
-) -> Call:
+def _call_asking(function: Callable[..., Any], job: str | None, asked: tuple[tuple[str, DependencyKey], ...]) -> Call:
     def call(message: object, its_job: Job, services: Resolver | None) -> object:
         assert services is not None  # a route that asks for services is given some: Route.uses_services
         given = {parameter: services.get(key.type_hint, component=key.component) for parameter, key in asked}

@@ -21,7 +21,8 @@ from offloop.messages import Blob
 _MANY: frozenset[Any] = frozenset(
     (
         list, set, frozenset, tuple, collections.deque, collections.abc.Sequence, collections.abc.Set,
-        collections.abc.MutableSequence, collections.abc.MutableSet, collections.abc.Collection, collections.abc.Iterable,
+        collections.abc.MutableSequence, collections.abc.MutableSet, collections.abc.Collection,
+        collections.abc.Iterable,
     )
 )  # fmt: skip
 
@@ -99,7 +100,7 @@ def _infos_of_dataclass(cls: type) -> dict[str, FieldInfo]:
         return dict(known)
     hints = get_type_hints(cls, include_extras=True)
     infos = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         if not field.init:
             continue
         if field.default is not dataclasses.MISSING:

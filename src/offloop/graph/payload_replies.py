@@ -97,7 +97,7 @@ class StructWriter:
     def encode(self, message: Any) -> Encoded:
         try:
             return Encoded(self._encode(message))
-        except (OverflowError, RecursionError) as error:  # more than 64 bits, or a cycle
+        except (OverflowError, RecursionError) as error:  # a number or a cycle that it does not write
             raise ValueError(str(error)) from error
 
     def decode(self, encoded: Encoded) -> Any:

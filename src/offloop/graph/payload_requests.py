@@ -15,9 +15,19 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from offloop.errors import InvalidPayload
-from offloop.graph.kinds import name_of, stripped
+from offloop.graph.kinds import kinds, name_of, stripped
 from offloop.graph.multipart import Part, parts_of, safe_filename
-from offloop.graph.payload_errors import Errors, invalid, listed, missing, not_an_object, not_json, not_text, unreadable, within
+from offloop.graph.payload_errors import (
+    Errors,
+    invalid,
+    listed,
+    missing,
+    not_an_object,
+    not_json,
+    not_text,
+    unreadable,
+    within,
+)
 from offloop.graph.payload_fields import fields_of
 from offloop.graph.payload_structs import StructReader
 from offloop.graph.payload_texts import Gathered, Home, Texts
@@ -73,6 +83,8 @@ class PydanticReader:
         adapter = TypeAdapter(annotation)
         fields = fields_of(annotation) or ()
         self._annotation = annotation
+        classes = tuple(kind.cls for kind in kinds(annotation))
+        self._classes = (*classes, int) if float in classes else classes  # an int is as good as a float
         self._validate_json = adapter.validator.validate_json
         self._validate_python = adapter.validator.validate_python
         self._to_json = adapter.serializer.to_json
@@ -103,10 +115,10 @@ class PydanticReader:
         raise invalid(unreadable(envelope.form))
 
     def encode(self, message: Any) -> Encoded:
+        if not isinstance(message, self._classes):
+            raise TypeError(f"the message is a {name_of(type(message))}, not {name_of(stripped(self._annotation))}")
         try:
-            document = self._to_json(
-                message, exclude=self._apart, by_alias=False, round_trip=True, warnings="error"
-            )
+            document = self._to_json(message, exclude=self._apart, by_alias=False, round_trip=True, warnings="error")
         except PydanticSerializationError as error:
             raise TypeError(f"the message cannot be sent as {name_of(stripped(self._annotation))}: {error}") from error
         if self._secret and _MASKED in document:
@@ -127,7 +139,8 @@ class PydanticReader:
         try:
             self._validate_python(from_json(payload), from_attributes=True)
         except ValidationError as other:
-            if {found["loc"] for found in (worded := listed(other))} == {found["loc"] for found in errors}:
+            worded = listed(other)
+            if {found["loc"] for found in worded} == {found["loc"] for found in errors}:
                 errors = worded
         return invalid(within(("body",), errors))
 
@@ -148,14 +161,14 @@ class PydanticReader:
         merged = texts.over(body)
         wrong: Errors = []
         try:
-            message = self._validate_python(merged)
+            message = self._validate_python(merged, from_attributes=True)  # as FastAPI does; it only words errors
+            if not faults:
+                return message
         except ValidationError as error:
             wrong = texts.place(listed(error), "body", merged=merged, body=body)
-        if faults:
+        if faults:  # then only what is wrong in the path is news
             wrong = [error for error in wrong if error["loc"][0] == "path"] + faults
-        if wrong:
-            raise invalid(wrong)
-        return message
+        raise invalid(wrong)
 
     def _from_texts(self, texts: Gathered, home: Home) -> Any:
         """All text, and so never strict: there is no other way to write a number in a query."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from pydantic_core import from_json
 
-from offloop.graph.kinds import name_of, stripped, telling
+from offloop.graph.kinds import kinds, name_of, stripped
 from offloop.graph.payload_errors import Errors, invalid, missing, not_an_object, not_json, unreadable, within
 from offloop.graph.payload_fields import fields_of
 from offloop.graph.payload_texts import Gathered, Home, Texts
@@ -26,7 +26,7 @@ class StructReader:
 
     def __init__(self, annotation: Any) -> None:
         self._annotation = annotation
-        self._classes = tuple(telling(annotation))
+        self._classes = tuple(kind.cls for kind in kinds(annotation))
         self._decode = msgspec.json.Decoder(annotation).decode
         self._encode = msgspec.json.Encoder().encode
         self._texts = Texts(fields_of(annotation) or ())

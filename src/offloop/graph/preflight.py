@@ -43,7 +43,7 @@ def check(found: Found) -> Checked:
         _shape(endpoint, found.nodes, checked)
         _expose(endpoint, checked)
     faults += _same_places(found.endpoints, checked.http)
-    faults += _faults_between(found.nodes, checked.graphs.values())
+    faults += _faults_between(found.nodes, found.endpoints)
     faults += faults_of(found.providers, found.nodes)
     return checked
 
@@ -93,6 +93,8 @@ def _shape(endpoint: Endpoint[Any, Any], nodes: list[Node], checked: Checked) ->
         graph = graph_of(endpoint, to, nodes)
     except ValueError:
         return  # a type that cannot be told has been named already
+    if not graph.request:
+        return  # so has a request of None
     checked.graphs[endpoint] = graph
     faults = list(_faults_of_entry(graph, to)) or list(_faults_of_reach(graph))
     checked.faults += (f"{endpoint.site}: {fault}" for fault in faults)
@@ -144,9 +146,7 @@ def _expose(endpoint: Endpoint[Any, Any], checked: Checked) -> None:
         checked.faults.append(f"{endpoint.site}: {reason}")
 
 
-def _same_places(
-    endpoints: Iterable[Endpoint[Any, Any]], http: Mapping[Endpoint[Any, Any], HttpSpec]
-) -> Iterator[str]:
+def _same_places(endpoints: Iterable[Endpoint[Any, Any]], http: Mapping[Endpoint[Any, Any], HttpSpec]) -> Iterator[str]:
     places: dict[tuple[str, str], list[Endpoint[Any, Any]]] = defaultdict(list)
     for endpoint in endpoints:
         if (spec := http.get(endpoint)) is not None:
@@ -166,10 +166,9 @@ def _unnamed(path: str) -> str:
 # ---- between the nodes
 
 
-def _faults_between(nodes: list[Node], graphs: Iterable[Graph]) -> Iterator[str]:
-    graphs = tuple(graphs)
-    requested = [kind for graph in graphs for kind in graph.request]
-    answered = [kind for graph in graphs for kind in (*graph.reply, *graph.stream)]
+def _faults_between(nodes: list[Node], endpoints: list[Endpoint[Any, Any]]) -> Iterator[str]:
+    requested = [kind for endpoint in endpoints for kind in _told(endpoint.request)]
+    answered = [kind for endpoint in endpoints for kind in (*_told(endpoint.reply), *_told(endpoint.stream))]
     emitted = [kind for node in nodes for kind in node.emits if not kind.bare]
     for node in nodes:
         for kind in node.consumes:
@@ -178,6 +177,14 @@ def _faults_between(nodes: list[Node], graphs: Iterable[Graph]) -> Iterator[str]
         for kind in node.emits:
             if kind.bare and kind not in answered:
                 yield f"{node.site}: it emits {kind}, which is no endpoint's reply. {_remedy(kind)}"
+
+
+def _told(annotation: Any) -> tuple[Kind, ...]:
+    """The kinds of a type; none where they cannot be told, which is a fault of its own."""
+    try:
+        return kinds(annotation)
+    except ValueError:
+        return ()
 
 
 def _remedy(kind: Kind) -> str:

@@ -34,6 +34,16 @@ class Out(Protocol):
         """The reply, at most once. `last`: nothing of the request's nodes runs after it."""
 
 
+class Runs(Protocol):
+    """What a loop runs for one endpoint: a `Route`, or what stands in for it in a test."""
+
+    @property
+    def uses_services(self) -> bool: ...
+
+    def run(self, message: object, job: Job, services: Resolver | None, out: Out) -> None:
+        """As `Route.run`."""
+
+
 class Way(NamedTuple):
     """What becomes of the messages of one class that one node emits."""
 
@@ -66,29 +76,26 @@ class Route:
     """One endpoint's graph, compiled. Thread-safe: it holds nothing of any request.
 
     Attributes:
+        needs: the services that its nodes ask for.
         uses_services: whether `run` has to be given a request's services.
         stream: whether stream messages may come.
     """
 
-    __slots__ = ("_entries", "_first", "graph", "stream", "uses_services")
+    __slots__ = ("_entries", "_first", "_graph", "needs", "stream", "uses_services")
 
     def __init__(self, graph: Graph, known: Mapping[DependencyKey, object] | None = None) -> None:
-        self.graph = graph
-        self.stream = bool(graph.stream)
         known = known or {}
+        self._graph = graph
+        self.stream = bool(graph.stream)
+        self.needs = tuple(key for node in graph.reached() for _, key in node.services)
         self.uses_services = any(key not in known for key in self.needs)
         steps = _compiled(graph, known)
         self._entries = {kind.cls: steps[id(node)] for node in graph.entries for kind in node.consumes}
         self._first = steps[id(graph.entries[0])] if len(graph.entries) == 1 else None
 
-    @property
-    def needs(self) -> list[DependencyKey]:
-        """The services that nodes of this graph ask for."""
-        return [key for node in self.graph.nodes for _, key in node.services]
-
     def bound(self, known: Mapping[DependencyKey, object]) -> "Route":
         """The same route with some services in place, so that they need not be asked for at every call."""
-        return Route(self.graph, known)
+        return Route(self._graph, known)
 
     def run(self, message: object, job: Job, services: Resolver | None, out: Out) -> None:
         """Take one request from its first node to its last. Returns when nothing is left to do, reply or not.
@@ -208,7 +215,7 @@ class Walk:
 
 
 def _compiled(graph: Graph, known: Mapping[DependencyKey, object]) -> dict[int, Step]:
-    steps = {id(node): Step(node, node.call(known), ends=node is graph.ends) for node in graph.nodes}
+    steps = {id(node): Step(node, node.call(known), ends=node is graph.ends) for node in graph.reached()}
     for step in steps.values():
         node = step.node
         for kind in node.emits:

@@ -7,14 +7,14 @@ about requests; a service that fails at its end is logged, because no outcome ca
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from dishka import Container
 from dishka.provider import BaseProvider
 
 from offloop.errors import UsageError
 from offloop.graph.node import Resolver
-from offloop.graph.router import Route
+from offloop.graph.router import Route, Runs
 from offloop.graph.wiring import Wiring, container_of
 
 log = logging.getLogger("offloop.services")
@@ -29,11 +29,18 @@ class Services:
     Args:
         providers: in order; where two provide the same, the later one wins.
         routes: every endpoint's, by name.
+        stand_ins: what runs in the place of some of them, by name; it may change at any time.
     """
 
-    def __init__(self, providers: Sequence[BaseProvider], routes: Mapping[str, Route]) -> None:
+    def __init__(
+        self,
+        providers: Sequence[BaseProvider],
+        routes: Mapping[str, Route],
+        stand_ins: Mapping[str, Runs] = MappingProxyType({}),
+    ) -> None:
         self._providers = tuple(providers)
         self._routes = routes
+        self._stand_ins = stand_ins
         self._bound: Mapping[str, Route] = {}
         self._container: Container | None = None
 
@@ -53,10 +60,10 @@ class Services:
         self._container = container
         self._bound = {name: route.bound(known) for name, route in self._routes.items()}
 
-    def route(self, name: str) -> Route:
-        """An endpoint's graph with this worker's services in place: what a loop runs."""
+    def route(self, name: str) -> Runs:
+        """What a loop runs: an endpoint's graph with this worker's services in place, or what stands in for it."""
         self._opened()
-        return self._bound[name]
+        return self._stand_ins.get(name) or self._bound[name]
 
     def request(self) -> AbstractContextManager[Resolver]:
         """One REQUEST scope, entered and left by the loop's own thread; what it built is torn down at its end.

@@ -153,10 +153,12 @@ class Gateway:
         if refusal in CAPACITY:
             # A loop may have begun or ended something that this side has not read yet: look before refusing.
             self._sink.settle()
+            now = self._clock()
             refusal = self._admission.judge(policy, declared, acceptable)
         if refusal is not None:
             raise self._reject(rid, policy, request_id, refusal, now)
-        seconds = policy.timeout if timeout is None or timeout > policy.timeout else timeout
+        # In this order, so that a timeout that is no number is passed over.
+        seconds = policy.timeout if timeout is None else max(0.0, min(policy.timeout, timeout))
         waiter = Waiter(rid, policy, promise, now, now + seconds, request_id, declared)
         self.waiters.add(waiter)
         self.backlog.reserve(rid, declared)
@@ -177,11 +179,10 @@ class Gateway:
         """`total` bytes of its body have arrived. Raises PayloadTooLarge or QueueFull, the waiter having ended."""
         if waiter.phase is not Phase.UPLOADING or total <= waiter.size:
             return
-        refusal: type[errors.OffloopError] | None = None
-        if total > waiter.policy.max_body:
-            refusal = errors.PayloadTooLarge
-        elif not self._admission.holds(total - waiter.size):
-            refusal = errors.QueueFull
+        refusal = self._admission.outgrown(waiter.policy, waiter.size, total)
+        if refusal in CAPACITY:
+            self._sink.settle()
+            refusal = self._admission.outgrown(waiter.policy, waiter.size, total)
         if refusal is None:
             self.backlog.resize(waiter.rid, total)
             waiter.size = total
@@ -241,8 +242,8 @@ class Gateway:
         self._sink.settle()
         if self.waiters.get(waiter.rid) is None:
             return  # its outcome had come already
-        started = self._recall(waiter)
-        self._end(waiter, Outcome(rid=waiter.rid, reason="cancelled", started=started), now, recalled=started is None)
+        self._take_down(waiter, "cancelled", now)
+        self._dispatch()
 
     def close(self, waiter: Waiter) -> None:
         """For a `finally`, after the answer was sent: a waiter that has not ended is cancelled."""
@@ -265,20 +266,15 @@ class Gateway:
             self._sink.put(envelope, name if name != ANYONE else None)
 
     def _recall(self, waiter: Waiter) -> bool | None:
-        """See to it that it does not begin. Returns whether it has begun; None where a `Withdrawn` will tell."""
+        """Take it back if that can be. Returns whether it has begun in this attempt; None where a report will tell."""
         if waiter.phase is Phase.UPLOADING or self.backlog.in_line(waiter.rid):
             return False
         if waiter.phase is Phase.QUEUED:
             withdrawn = self._sink.withdraw(waiter.rid)
             if withdrawn:
                 self.crew.freed(waiter.rid)
-                return False
-            if withdrawn is None:
-                return None
-        self._sink.cancel(waiter.rid)
-        self.crew.abandon(waiter.rid, waiter.deadline)
-        self._watch_crew()
-        return True
+            return None if withdrawn is None else not withdrawn
+        return None if waiter.phase is Phase.RECALLED else True
 
     # ---- back from the workers
 
@@ -291,18 +287,22 @@ class Gateway:
                 log.exception("a report could not be applied and is dropped: %s", type(report).__name__)
 
     def _begun(self, report: Begun) -> None:
+        waiter = self.waiters.get(report.rid)
+        if waiter is not None and report.attempt != waiter.attempt:
+            return  # an earlier attempt's, whose worker is gone
         self.crew.begun(report.rid, report.worker)
         self.backlog.leave(report.rid)
-        waiter = self.waiters.get(report.rid)
-        if waiter is None or report.attempt != waiter.attempt:
+        if waiter is None:
             self._watch_crew()
             return
         waiter.begun_at = report.at
         waiter.worker = report.worker
-        if waiter.phase is Phase.QUEUED:
-            waiter.phase = Phase.BEGUN
         if not waiter.policy.idempotent:
             waiter.envelope = None  # it will never be sent again: the body's memory is the worker's alone
+        if waiter.phase is Phase.QUEUED:
+            waiter.phase = Phase.BEGUN
+        elif waiter.phase is Phase.RECALLED:
+            self._taken_down(waiter, True, self._clock())
 
     def _chunk(self, report: Chunk) -> None:
         waiter = self.waiters.get(report.rid)
@@ -310,38 +310,52 @@ class Gateway:
             waiter.chunks(report)
 
     def _outcome(self, outcome: Outcome) -> None:
+        now = self._clock()
+        waiter = self.waiters.get(outcome.rid)
+        if waiter is not None and outcome.attempt != waiter.attempt:
+            self._drop(outcome, now)  # an earlier attempt's, whose worker is gone: it frees nothing
+            return
         if outcome.last:
             self.crew.freed(outcome.rid)
-        waiter = self.waiters.get(outcome.rid)
-        now = self._clock()
-        if waiter is None or outcome.attempt != waiter.attempt:
-            if waiter is None:
-                self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
-            self._events.emit(
-                now, "late_drop", rid=outcome.rid, attempt=outcome.attempt, outcome=outcome.reason, worker=outcome.worker
-            )
+        if waiter is None:
+            self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
+            self._drop(outcome, now)
         else:
+            if not outcome.last:
+                self._abandon(waiter)
             self._end(waiter, outcome, now)
         self._dispatch()
+
+    def _drop(self, outcome: Outcome, now: float) -> None:
+        self._events.emit(
+            now, "late_drop", rid=outcome.rid, attempt=outcome.attempt, outcome=outcome.reason, worker=outcome.worker
+        )
 
     def _freed(self, report: Freed) -> None:
         self.crew.freed(report.rid)
         self._dispatch()
 
     def _withdrawn(self, report: Withdrawn) -> None:
-        if report.begun is False:
-            self.crew.freed(report.rid)
-            self.backlog.leave(report.rid)
-        waiter = self.waiters.get(report.rid)
-        if waiter is not None and waiter.phase is Phase.RECALLED:
-            self._settle_recalled(waiter, report.begun)
+        self._answered_for(report.rid, report.begun)
         self._dispatch()
+
+    def _answered_for(self, rid: str, begun: bool | None) -> None:
+        """A transport, or its worker's end, has answered a withdrawal."""
+        if begun is False:
+            self.crew.freed(rid)
+            self.backlog.leave(rid)
+        waiter = self.waiters.get(rid)
+        if waiter is not None and waiter.phase is Phase.RECALLED:
+            self._taken_down(waiter, begun, self._clock())
 
     def _refused(self, report: Refused) -> None:
         self.crew.freed(report.rid)
+        self.backlog.leave(report.rid)
         waiter = self.waiters.get(report.rid)
         if waiter is not None:
-            self._end(waiter, Outcome(rid=report.rid, reason=report.reason, started=False), self._clock())
+            outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.attempt > 1)
+            self._end(waiter, outcome, self._clock())
+        self._dispatch()
 
     def _worker_up(self, report: WorkerUp) -> None:
         self.crew.up(report.worker, report.loops)
@@ -356,7 +370,9 @@ class Gateway:
             waiter = self.waiters.get(rid)
             if waiter is not None and waiter.envelope is not None and waiter.phase is Phase.QUEUED:
                 self.backlog.enqueue_first(waiter.envelope)
-        for rid in running:
+            else:
+                self._answered_for(rid, begun=False)
+        for rid in reversed(running):
             waiter = self.waiters.get(rid)
             if waiter is not None:
                 self._lost(waiter, now)
@@ -394,48 +410,48 @@ class Gateway:
                     ended_at=outcome.ended_at,
                 )
             )  # fmt: skip
-        promise = waiter.promise
+        promise, waiter.promise = waiter.promise, None
         if promise is not None and not promise.done():
-            promise.set_result(outcome)
-            waiter.told = True
+            waiter.told = True  # before it is told: its `close` may come from within
             self.unsent += 1
-        waiter.promise = None
+            promise.set_result(outcome)
         for see in self._on_waiter_del:
             see(Event(t=now, kind="waiter_del", rid=waiter.rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
         if self.lifecycle.state is State.DRAINING and not self.waiters:
             self._empty(now)
 
     def _expire(self, waiter: Waiter, now: float) -> None:
-        """Its deadline has passed."""
+        """Its deadline has passed, or the time in which a withdrawal was to be answered."""
         if waiter.phase is Phase.RECALLED:
-            self._settle_recalled(waiter, None)
-            return
-        if waiter.phase is Phase.UPLOADING:
-            self._end(waiter, Outcome(rid=waiter.rid, reason="upload-timeout", started=False), now)
-            return
-        self._take_down(waiter, "", now)
+            self._taken_down(waiter, None, now)
+        else:
+            self._take_down(waiter, "upload-timeout" if waiter.phase is Phase.UPLOADING else "", now)
 
     def _take_down(self, waiter: Waiter, verdict: str, now: float) -> None:
-        """End a request that was enqueued; the reason depends on whether it has begun (`verdict` stands for both)."""
-        started = self._recall(waiter)
+        """End a request from this side. `verdict` is the reason; empty: its deadline, whose name depends on `started`."""
         waiter.verdict = verdict
-        if started is None:
-            waiter.phase = Phase.RECALLED
+        begun = self._recall(waiter)
+        if begun is None and waiter.promise is not None:
+            waiter.phase = Phase.RECALLED  # somebody waits: a moment for the transport to say what is true
             self.waiters.postpone(waiter, now + ANSWER_WITHIN)
             self._look(now + ANSWER_WITHIN)
-            return
-        reason = verdict or ("deadline-exceeded" if started else "expired-in-queue")
-        self._end(waiter, Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=started), now)
+        else:
+            self._taken_down(waiter, begun, now)
 
-    def _settle_recalled(self, waiter: Waiter, begun: bool | None) -> None:
-        """A transport has answered, or has not in time, whether it had begun what was taken back from it."""
+    def _taken_down(self, waiter: Waiter, begun: bool | None, now: float) -> None:
+        """It is known whether this attempt has begun, or (None) nobody waits any longer to know."""
         if begun is not False:
             self._sink.cancel(waiter.rid)
-            self.crew.abandon(waiter.rid, waiter.deadline)
-            self._watch_crew()
-        reason = waiter.verdict or ("expired-in-queue" if begun is False else "deadline-exceeded")
-        outcome = Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=begun)
-        self._end(waiter, outcome, self._clock(), recalled=begun is None)
+            self._abandon(waiter)
+        started = True if waiter.attempt > 1 else begun
+        reason = waiter.verdict or ("expired-in-queue" if started is False else "deadline-exceeded")
+        outcome = Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=started)
+        self._end(waiter, outcome, now, recalled=begun is None)
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """Its loop goes on without anyone waiting, and may not do so for ever."""
+        self.crew.abandon(waiter.rid, waiter.deadline)
+        self._watch_crew()
 
     # ---- what time brings
 
@@ -450,7 +466,7 @@ class Gateway:
 
     def _watch_crew(self) -> None:
         if (when := self.crew.next_at()) is not None:
-            self._look(when)
+            self._look(max(when, self._clock()))  # what is due already is not evidence of a blocked event loop
 
     def tick(self) -> None:
         """Time has passed: expire, judge the crew, go on with the drain."""
@@ -459,20 +475,22 @@ class Gateway:
         if late > LAG:
             self._events.emit(now, "lag", value=late)
         self._timer, self._look_at = None, float("inf")
-        self._sink.settle()
-        for waiter in self.waiters.due(now):
-            self._expire(waiter, now)
-        for worker in self.crew.due(now):
-            log.warning("worker %s is wedged: its node ran past its deadline and %s", worker, "the grace after it")
-            self._events.emit(now, "overdue", worker=worker)
-        self._replace_wedged()
-        self._drain(now)
-        self._dispatch()
-        # A timer may fire a little early: nothing was due then, and the next look is not to be at once.
-        floor = now + 0.001
-        for when in (self.waiters.next_at(), self.crew.next_at(), self.drain.next_at(now)):
-            if when is not None:
-                self._look(max(when, floor))
+        try:
+            self._sink.settle()
+            for waiter in self.waiters.due(now):
+                self._expire(waiter, now)
+            for worker in self.crew.due(now):
+                log.warning("worker %s is wedged: its node ran past its deadline and the grace after it", worker)
+                self._events.emit(now, "overdue", worker=worker)
+            self._replace_wedged()
+            self._drain(now)
+            self._dispatch()
+        finally:  # whatever went wrong: nothing may stop the watch over the other waiters
+            # A timer may fire a little early: nothing was due then, and the next look is not to be at once.
+            floor = now + 0.001
+            for when in (self.waiters.next_at(), self.crew.next_at(), self.drain.next_at(now)):
+                if when is not None:
+                    self._look(max(when, floor))
 
     def _replace_wedged(self) -> None:
         for worker in self.crew.replaceable():
@@ -515,10 +533,7 @@ class Gateway:
         left = [waiter for waiter in self.waiters if waiter.phase is not Phase.RECALLED]
         self.cut += len(left)
         for waiter in left:
-            if waiter.phase is Phase.UPLOADING:
-                self._end(waiter, Outcome(rid=waiter.rid, reason="drain-cut", started=False), now)
-            else:
-                self._take_down(waiter, "drain-cut", now)
+            self._take_down(waiter, "drain-cut", now)
 
     def _empty(self, now: float) -> None:
         self.lifecycle.move(Move.EMPTY)
@@ -554,7 +569,8 @@ class Gateway:
     def retry_after(self, waiter: Waiter, outcome: Outcome) -> int | None:
         """Seconds for Retry-After where the outcome's answer is a 503; None for the rest."""
         error = errors.BY_REASON.get(outcome.reason)
-        if error is None or outcome.status or not (error.status == 503 or outcome.reason == "drain-cut"):
+        cut_before = outcome.reason == "drain-cut" and outcome.started is False
+        if error is None or outcome.status or not (error.status == 503 or cut_before):
             return None
         return self._admission.retry_after(errors.QueueFull, waiter.policy, self._clock())
 

@@ -7,20 +7,28 @@ restores what the first one found.
 import gc
 import sys
 import threading
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What all Offloops of this process have found and done together."""
+
+    users: int = 0
+    found: float = 0.0
+    frozen: bool = False
+
 
 _lock = threading.Lock()
-_users = 0
-_found = 0.0
-_frozen = False
+_shared = _Shared()
 
 
 def tune(switch_interval: float | None) -> None:
     """Enter. `switch_interval` in seconds: how long a thread may keep the GIL from others; None leaves it."""
-    global _users, _found
     with _lock:
-        if _users == 0:
-            _found = sys.getswitchinterval()
-        _users += 1
+        if _shared.users == 0:
+            _shared.found = sys.getswitchinterval()
+        _shared.users += 1
         if switch_interval is not None:
             sys.setswitchinterval(switch_interval)
 
@@ -35,13 +43,12 @@ def freeze() -> None:
 
 
 def restore(*, frozen: bool) -> None:
-    """Leave. The last one out puts back what the first one found. `frozen`: whether the one that leaves did `freeze`."""
-    global _users, _frozen
+    """Leave; `frozen`: whether the one that leaves did `freeze`. The last one out puts back what the first found."""
     with _lock:
-        _users -= 1
-        _frozen = _frozen or frozen
-        if _users == 0:
-            sys.setswitchinterval(_found)
-            if _frozen:
+        _shared.users -= 1
+        _shared.frozen = _shared.frozen or frozen
+        if _shared.users == 0:
+            sys.setswitchinterval(_shared.found)
+            if _shared.frozen:
                 gc.unfreeze()
-            _frozen = False
+            _shared.frozen = False

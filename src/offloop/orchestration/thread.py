@@ -51,16 +51,21 @@ class ThreadWorkforce:
         """Build the services, then start the loops. Raises StartError, leaving nothing built."""
         self._loop = asyncio.get_running_loop()
         try:
-            await _in_thread("offloop-services", self._services.open)
+            await _in_thread("offloop-services", self._open_services)
         except Exception as cause:
             raise errors.StartError(f"a service could not be built: {type(cause).__name__}: {cause}") from cause
-        self._opened = True
         try:
             for _ in range(self._threads):
                 self._start_loop()
         except Exception as cause:
             await self.stop(UNDO_WITHIN)
             raise errors.StartError(f"a loop could not be started: {type(cause).__name__}: {cause}") from cause
+
+    def _open_services(self) -> None:
+        self._services.open()
+        self._opened = True
+        if self._stopping:  # the start was given up meanwhile: nobody else would close them
+            self._services.close()
 
     def _start_loop(self) -> None:
         self._made += 1
@@ -146,7 +151,7 @@ async def _in_thread(name: str, work: Callable[[], None]) -> None:
         failure: BaseException | None = None
         try:
             work()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001  (told to whoever waits)
             # A future refuses StopIteration, and an event loop re-raises SystemExit: neither may pass as itself.
             harmless = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
             failure = raised if harmless else RuntimeError(f"{type(raised).__name__}: {raised}")
@@ -155,5 +160,10 @@ async def _in_thread(name: str, work: Callable[[], None]) -> None:
         except RuntimeError:
             log.debug("%s ended after its event loop had closed", name)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    await done
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        await done
+    finally:
+        if done.done() and not done.cancelled():
+            thread.join()  # it has told its outcome, and that is the last it does

@@ -1,1 +1,1 @@
-"""Runners: take an envelope, run its nodes, send the outcome. An async runner would join here and change nothing else."""
+"""Runners: take an envelope, run its nodes, send the outcome. An async runner joins here and changes nothing else."""

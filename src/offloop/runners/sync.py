@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from offloop import errors
 from offloop.clock import Clock
 from offloop.context import running
-from offloop.events import Event, Events
+from offloop.events import Event, Events, Kind, Observer
 from offloop.graph.job import Job
 from offloop.graph.program import Program
 from offloop.graph.services import Services
@@ -58,7 +58,7 @@ class SyncRunner:
         events: Events,
         max_reply: int,
         debug: bool = False,
-        spans: Spans = lambda envelope: None,
+        spans: Spans = lambda _: None,
     ) -> None:
         self.name = name
         self._program = program
@@ -70,8 +70,11 @@ class SyncRunner:
         self.debug = debug
         self._spans = spans
         self._stopping = False
+        self._on_begin: tuple[tuple[Kind, tuple[Observer, ...]], ...] = (
+            ("dequeue", events.of("dequeue")),
+            ("start", events.of("start")),
+        )
         self.on_finish = events.of("finish")
-        self._on_dequeue, self._on_start = events.of("dequeue"), events.of("start")
 
     def stop(self) -> None:
         """End after the request in hand."""
@@ -88,25 +91,19 @@ class SyncRunner:
         """One request, from its claim to its outcome. Never raises."""
         envelope = delivery.envelope
         now = self.clock()
-        if now >= envelope.deadline:
-            if delivery.begin():
-                self.sink.send(
-                    Outcome(rid=envelope.rid, reason="expired-in-queue", attempt=envelope.attempt, started=False,
-                            worker=self.name)
-                )  # fmt: skip
-            return
-        if not delivery.begin():
+        # What is late is left unclaimed: the web side takes it back at its deadline, and may say that it never began.
+        if now >= envelope.deadline or not delivery.begin():
             return
         self.sink.send(Begun(envelope.rid, envelope.attempt, self.name, now))
-        for kind, observers in (("dequeue", self._on_dequeue), ("start", self._on_start)):
+        for kind, observers in self._on_begin:
             for see in observers:
                 see(Event(t=now, kind=kind, rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
                           deadline=envelope.deadline, worker=self.name))  # fmt: skip
-        out = _Out(self, delivery, self._program.codec(envelope.endpoint), now)
+        out = _Out(self, delivery, now)
         token = running.set(envelope)
         try:
             self._run(delivery, out)
-        except BaseException as stray:  # what the machinery itself threw: a node's failures never come so far
+        except BaseException as stray:  # noqa: BLE001  (what no node threw: the loop lives all the same)
             out.fail(stray)
         finally:
             running.reset(token)
@@ -114,10 +111,11 @@ class SyncRunner:
 
     def _run(self, delivery: Delivery, out: "_Out") -> None:
         envelope = delivery.envelope
+        out.codec = self._program.codec(envelope.endpoint)
         try:
             message = out.codec.decode_request(envelope)
         except errors.InvalidPayload as invalid:
-            out.end(reason="invalid-payload", payload=to_json(invalid.errors), started=False)
+            out.end(reason="invalid-payload", payload=to_json(invalid.errors, inf_nan_mode="null"), started=False)
             return
         job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled)
         span = self._spans(envelope)
@@ -127,7 +125,7 @@ class SyncRunner:
             else:
                 with span:
                     self._route(envelope, message, job, out)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001  (a node's sys.exit() ends its request, and nothing else)
             out.fail(failure)
 
     def _route(self, envelope: Envelope, message: object, job: Job, out: "_Out") -> None:
@@ -144,13 +142,14 @@ class _Out:
 
     __slots__ = ("_chunks", "_delivery", "_ended", "_runner", "_sent", "begun_at", "codec")
 
-    def __init__(self, runner: SyncRunner, delivery: Delivery, codec: Codec, begun_at: float) -> None:
+    codec: Codec
+
+    def __init__(self, runner: SyncRunner, delivery: Delivery, begun_at: float) -> None:
         self._runner = runner
         self._delivery = delivery
         self._ended: dict[str, Any] | None = None
         self._sent = False
         self._chunks = 0
-        self.codec = codec
         self.begun_at = begun_at
 
     def chunk(self, message: object) -> None:
@@ -186,7 +185,7 @@ class _Out:
         """A node, a service or the machinery raised."""
         envelope, delivery = self._delivery.envelope, self._delivery
         if self._ended is not None:
-            log.error("%s: failed after its reply", envelope.endpoint, exc_info=failure)
+            _log("%s: failed after its reply", envelope.endpoint, failure)
         elif isinstance(failure, errors.Problem):
             self._refuse(failure)
         elif isinstance(failure, errors.Cancelled) and delivery.cancelled:
@@ -194,14 +193,14 @@ class _Out:
         elif isinstance(failure, errors.DeadlineExceeded) and self._runner.clock() >= envelope.deadline:
             self.end(reason="deadline-exceeded")
         else:
-            log.error("%s: the work failed", envelope.endpoint, exc_info=failure)
             self.end(reason="node-failed", debug=self._debug(failure))
+            _log("%s: the work failed", envelope.endpoint, failure)
 
     def _refuse(self, problem: errors.Problem) -> None:
         said = {"title": problem.title, "detail": problem.detail, "members": problem.members}
         try:
-            payload = to_json(said)
-        except Exception as unwritable:
+            payload = to_json(said, inf_nan_mode="null")  # JSON has neither, and no reader takes them
+        except Exception as unwritable:  # noqa: BLE001  (a member's own serializer may raise anything)
             self.fail(TypeError(f"{type(problem).__name__} has a member that cannot be written as JSON: {unwritable}"))
             return
         self.end(reason=problem.reason, status=problem.status, payload=payload, debug=self._debug(problem))
@@ -231,7 +230,8 @@ class _Out:
                 )
             )  # fmt: skip
         if self._ended.get("reason") == "cancelled":
-            runner.sink.send(Freed(envelope.rid, envelope.attempt, runner.name))  # nobody waits: an outcome would be late
+            # Nobody waits: an outcome would only be counted as a late one.
+            runner.sink.send(Freed(envelope.rid, envelope.attempt, runner.name))
             return
         runner.sink.send(
             Outcome(
@@ -239,3 +239,10 @@ class _Out:
                 last=last, **self._ended,
             )
         )  # fmt: skip
+
+
+def _log(text: str, endpoint: str, failure: BaseException) -> None:
+    try:
+        log.error(text, endpoint, exc_info=failure)
+    except Exception:  # noqa: BLE001  (a filter's failure comes through to here; told as logging tells a handler's)
+        traceback.print_exc()

@@ -17,7 +17,7 @@ Wake = Callable[[Callable[[], None]], object]
 
 
 class MemoryDelivery:
-    """One envelope; claimed by whoever pops the one claim there is: a loop that begins, or the web side that withdraws."""
+    """One envelope; claimed by whoever pops its one claim: a loop that begins it, or the web side that withdraws it."""
 
     __slots__ = ("_claim", "cancelled", "envelope")
 
@@ -42,7 +42,7 @@ class MemoryTransport:
         self._queue: SimpleQueue[MemoryDelivery | None] = SimpleQueue()
         self._deliveries: dict[str, MemoryDelivery] = {}
         self._reports: deque[Report] = deque()
-        self._receive: Callable[[Sequence[Report]], None] = lambda reports: None
+        self._receive: Callable[[Sequence[Report]], None] = lambda _: None
         self._armed = False
         self._closed = False
 

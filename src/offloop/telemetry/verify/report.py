@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from offloop.telemetry.verify.history import EXACT, Run
 from offloop.telemetry.verify.lines import Line
 
 State = Literal["held", "violated", "not checkable"]
@@ -62,9 +63,14 @@ class Findings:
         """One more case was looked at."""
         self.judged += 1
 
-    def excuse(self) -> None:
-        """One more bound was passed, and may have been."""
-        self.excused += 1
+    def within(self, when: float, since: float, bound: float, run: Run, text: str, *lines: Line) -> None:
+        """What happened at `when` was due within `bound` seconds of `since`, or as the event loop's lag excuses."""
+        if when - since - bound <= EXACT:
+            return
+        if when <= run.until(since, bound) + EXACT:
+            self.excused += 1
+        else:
+            self.violated(f"{text} by {when - since:.3f} s", *lines)
 
     def violated(self, text: str, *lines: Line) -> None:
         self._violations.append(Violation(text, lines))

@@ -5,7 +5,7 @@ Each function checks one promise. Why a request waited is not judged.
 
 from collections import Counter
 
-from offloop.telemetry.verify.history import EXACT, History, Request, Run
+from offloop.telemetry.verify.history import History, Request, Run
 from offloop.telemetry.verify.lines import Line
 from offloop.telemetry.verify.report import Findings
 
@@ -48,21 +48,11 @@ def _still_there(request: Request, added: Line, deadline: float, run: Run, found
 
 
 def _gone(request: Request, gone: Line, deadline: float, run: Run, found: Findings) -> None:
-    excused = False
-    over = gone.t - deadline - PAST_DEADLINE
-    if over > EXACT:
-        if gone.t > run.until(deadline, PAST_DEADLINE) + EXACT:
-            found.violated(f"the waiter of {request.rid} outlived its deadline by {gone.t - deadline:.3f} s", gone)
-        excused = True
+    waiter = f"the waiter of {request.rid}"
+    found.within(gone.t, deadline, PAST_DEADLINE, run, f"{waiter} outlived its deadline", gone)
     outcome = _outcome_at(request, gone)
-    if outcome is not None and gone.t - outcome.t - PAST_OUTCOME > EXACT:
-        if gone.t > run.until(outcome.t, PAST_OUTCOME) + EXACT:
-            found.violated(
-                f"the waiter of {request.rid} outlived its outcome by {gone.t - outcome.t:.3f} s", outcome, gone
-            )
-        excused = True
-    if excused:
-        found.excuse()
+    if outcome is not None:
+        found.within(gone.t, outcome.t, PAST_OUTCOME, run, f"{waiter} outlived its outcome", outcome, gone)
 
 
 def _outcome_at(request: Request, gone: Line) -> Line | None:
@@ -120,15 +110,20 @@ def _queue(run: Run, history: History, found: Findings) -> None:
     starts = sorted(first, key=lambda start: start.t, reverse=True)
     queued: set[str] = set()
     out: set[str] = set()
+
+    def leave(rid: str) -> None:
+        queued.discard(rid)
+        out.add(rid)
+
     for line in run.lines:
         if line.kind in {"terminal", "start"}:
-            out.add(line.rid)
+            leave(line.rid)
         elif line.kind == "admit":
             found.judge()
-            queued.add(line.rid)
             while starts and starts[-1].t <= line.t:
-                out.add(starts.pop().rid)
-            queued -= out
+                leave(starts.pop().rid)
+            if line.rid not in out:
+                queued.add(line.rid)
             if len(queued) > run.queue_limit:
                 text = f"{len(queued)} requests are admitted and have not begun, the limit is {run.queue_limit}"
                 found.violated(text, line)

@@ -15,7 +15,9 @@ Example:
 
 import pytest
 
-pytest.register_assert_rewrite("offloop.testing.conformance")
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{module}" for module in ("replies", "suite", "transport", "web_side", "work"))
+)
 
 from offloop.testing.conformance.ends import Ends, Features  # noqa: E402  (asserts explain themselves only from here on)
 from offloop.testing.conformance.transport import TransportConformance  # noqa: E402

@@ -59,7 +59,7 @@ class ReplyConformance(Suite):
             for number in range(EACH):
                 ends.reply_sink.send(Chunk(f"r{sender}", 1, number, b"x" * (number % 7)))
 
-        in_threads(*(lambda sender=sender: send(sender) for sender in range(SENDERS)))  # type: ignore[misc]
+        in_threads(*(lambda sender=sender: send(sender) for sender in range(SENDERS)))
         reports = web.until(lambda reports: len(reports) >= SENDERS * EACH, "all reports")
         for sender in range(SENDERS):
             numbers = [chunk.number for chunk in reports if isinstance(chunk, Chunk) and chunk.rid == f"r{sender}"]

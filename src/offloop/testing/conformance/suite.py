@@ -40,8 +40,8 @@ class Suite(ABC):
 
 def envelope(payload: bytes = b"{}", **fields: Any) -> Envelope:
     """One with an id of its own, due in a minute."""
-    rid = f"rid-{next(_numbers)}"
-    return Envelope(**{"rid": rid, "endpoint": "read", "payload": payload, "deadline": monotonic() + 60.0} | fields)
+    made: dict[str, Any] = {"rid": f"rid-{next(_numbers)}", "endpoint": "read", "deadline": monotonic() + 60.0}
+    return Envelope(payload=payload, **made | fields)
 
 
 def put(web: WebSide, ends: Ends, *envelopes: Envelope) -> None:

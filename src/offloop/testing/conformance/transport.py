@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 
-from offloop.messages import Begun, Chunk, Outcome
+from offloop.messages import Begun, Chunk, Outcome, Report
 from offloop.testing.conformance.ends import Ends
 from offloop.testing.conformance.replies import ReplyConformance
 from offloop.testing.conformance.suite import envelope, put, take
@@ -21,7 +21,7 @@ class TransportConformance(WorkConformance, ReplyConformance):
         delivery = take(ends)
         assert delivery.begin()
         sent, send = delivery.envelope, ends.reply_sink.send
-        came = [
+        came: list[Report] = [
             Begun(sent.rid, sent.attempt, "loop-1", 1.0),
             Chunk(sent.rid, sent.attempt, 1, b"first"),
             Chunk(sent.rid, sent.attempt, 2, b"second"),

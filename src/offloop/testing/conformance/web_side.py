@@ -28,7 +28,7 @@ class WebSide:
         self.failures: list[BaseException] = []
         self._came = threading.Condition()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(lambda loop, context: self.failures.append(context["exception"]))
+        self._loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
         self._thread = threading.Thread(target=self._loop.run_forever, name="web-side", daemon=True)
 
     def __enter__(self) -> "WebSide":

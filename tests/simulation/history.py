@@ -1,0 +1,318 @@
+"""One random history: what is drawn, how it runs, what must be true all the time, at rest, and of its events.
+
+Owns the draw and the checks. Everything random follows from the seed; a caller's part follows from the seed and its
+number alone, so that callers can be left out without changing the others.
+"""
+
+from random import Random
+
+from offloop.core.crew import Crew
+from offloop.core.drain import Drain
+from offloop.core.lifecycle import State
+from offloop.core.policy import Policy
+from offloop.core.waiters import Phase
+from offloop.events import KINDS, Event, Events
+from offloop.ingress.gateway import Gateway
+from offloop.messages import Envelope
+from offloop.telemetry.verify import check
+from tests.simulation.callers import Caller
+from tests.simulation.plant import Plan, Plant
+from tests.simulation.world import FakeTimers, World
+
+MAX_DELIVERIES = 3
+ENDS = ("ok", "too-many", "node-failed", "no-reply", "invalid-payload", "die")
+
+
+class Recorder:
+    kinds = frozenset(KINDS)
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class History:
+    """A gateway with a core, between callers and a plant that are made up.
+
+    Args:
+        seed: everything follows from it.
+        without: numbers of callers to leave out.
+    """
+
+    def __init__(self, seed: int, without: frozenset[int] = frozenset()) -> None:
+        self.seed = seed
+        self.draw = draw = Random(seed)
+        self.recorder = Recorder()
+        self.world = world = World()
+        world.watch = self._always
+        events = Events([self.recorder])
+        self.kill_grace = draw.choice((0.0, 0.05, 0.3))
+        self.limit = draw.choice((1, 3, 8, 40))
+        self.bytes = draw.choice((800, 3000, 100_000))
+        self.shared = draw.random() < 0.5
+        self.window = draw.choice((0.05, 0.3, 1.5))
+        crowd = draw.choice((1, 2, 3, 4))
+        self.troubled = draw.random()
+        self.slow = draw.choice((0.001, 0.01, 0.1))
+        count = draw.randint(1, 40)
+        policies = [
+            Policy(name="plain", timeout=draw.choice((0.05, 0.4)), max_in_flight=draw.choice((3, 20)), max_body=1000),
+            Policy(name="again", timeout=0.5, max_in_flight=8, max_body=500, idempotent=True),
+            Policy(name="keeps", timeout=draw.choice((0.02, 0.3)), max_in_flight=5, max_body=1000, finishes=True),
+            Policy(name="tight", timeout=0.08, max_in_flight=1, max_body=300, idempotent=True, finishes=True),
+        ]
+        self.plant = Plant(
+            world, Random(draw.random()), events, self._plan, shared=self.shared,
+            loops=1 if self.shared else draw.choice((1, 1, 3)),
+            read_ahead=0 if self.shared else draw.choice((0, 1, 3)),
+            withdrawals=draw.choice(("now", "late")),
+            tells_late=draw.random() < 0.3,
+            refuses=draw.choice((0.0, 0.0, 0.05)),
+        )  # fmt: skip
+        self.timers = FakeTimers(world, Random(draw.random()))
+        self.drain = Drain(draw.choice((0.0, 0.05, 0.5, 2.0)), draw.choice((0.0, 0.0, 0.1, 1.0)))
+        self.crew = Crew(
+            shared=self.shared, kill_grace=self.kill_grace, spare=crowd if self.shared else None,
+            read_ahead=self.plant._room - self.plant._loops,
+        )  # fmt: skip
+        self.rids = 0
+        self.gateway = Gateway(
+            {policy.name: policy for policy in policies}, clock=world.clock, timers=self.timers, rid=self._rid,
+            sink=self.plant, crew=self.crew, workforce=self.plant, drain=self.drain, events=events,
+            queue_limit=self.limit, queue_bytes=self.bytes, max_deliveries=MAX_DELIVERIES, drained=self._drained,
+            answered=self._answered,
+        )  # fmt: skip
+        self.plant.receive = self.gateway.receive
+        self.callers = []
+        for number in range(count):
+            own = Random(f"{seed}/{number}")
+            caller = Caller(number, own, own.choice(policies), world.now + own.uniform(0, self.window), self.window)
+            if number not in without:
+                self.callers.append(caller)
+        self.put_once: dict[str, int] = {}
+        self.drained_at: float | None = None
+        self.answered = 0
+        self._emit = events.emit
+        self._crowd = crowd
+
+    def _rid(self) -> str:
+        self.rids += 1
+        return f"r{self.rids}"
+
+    def _plan(self, envelope: Envelope) -> Plan:
+        """Drawn from the caller's label, so that it stays the same whoever else is there."""
+        draw = Random(f"{self.seed}/{envelope.request_id}/{envelope.attempt}")
+        seconds = draw.expovariate(1 / self.slow)
+        end = "ok"
+        if draw.random() < 0.1 + 0.4 * self.troubled:
+            end = draw.choice(ENDS)
+            if draw.random() < 0.3:
+                seconds += max(0.0, envelope.deadline - self.world.now) + self.kill_grace + draw.uniform(-0.05, 1.0)
+        after = draw.choice((0.0, 0.0, 0.0, self.slow, 1.0)) if end == "ok" else 0.0
+        return Plan(
+            seconds, end, after, chunks=draw.choice((0, 0, 3)) if envelope.stream else 0,
+            twice=draw.random() < 0.1, heeds=draw.random() < 0.6,
+        )  # fmt: skip
+
+    # ---- what happens
+
+    def run(self) -> None:
+        world, draw, gateway = self.world, self.draw, self.gateway
+        self._emit(world.clock(), "open", limit=self.limit, value=float(MAX_DELIVERIES),
+                   mode="thread" if self.shared else "process")  # fmt: skip
+        gateway.begin_drain()  # without effect before the start
+        for _ in range(self._crowd):
+            self.plant.start()
+        self.plant.settle()
+        self.plant._woken()
+        gateway.start()
+        for caller in self.callers:
+            caller.plan(world, gateway)
+        self._trouble()
+        drains = draw.random() < 0.6
+        stops = draw.random() < 0.5
+        if drains:
+            world.after(draw.uniform(0, self.window * 1.2), gateway.begin_drain, web=True)
+            world.after(draw.uniform(0, self.window * 2), gateway.begin_drain, web=True)
+            if stops:
+                self._stop_after = draw.choice((0.0, 0.01, 0.3))
+        world.run()
+        if not (drains and stops):
+            self._at_rest()
+            gateway.begin_drain()
+            world.run()
+            assert gateway.lifecycle.state is State.DRAINED, "the drain did not end"
+            self._stop()
+        world.run()
+        self._after_all()
+
+    _stop_after: float | None = None
+
+    def _drained(self) -> None:
+        assert self.drained_at is None, "it drained twice"
+        assert not len(self.gateway.waiters), "it drained with waiters left"
+        self.drained_at = self.world.now
+        if self._stop_after is not None:
+            self.world.after(self._stop_after, self._stop, web=True)
+
+    def _answered(self) -> None:
+        assert self.drained_at is not None, "it spoke of answers before the drain had ended"
+        self.answered += 1
+
+    def _stop(self) -> None:
+        self.gateway.stop()
+        assert not self.timers.pending, "a timer is left"
+        self.plant.closed = True
+        self._emit(self.world.clock(), "close")
+
+    def _trouble(self) -> None:
+        world, plant = self.world, self.plant
+        own = Random(f"{self.seed}/trouble")
+        if self.troubled < 0.3:
+            return
+        for _ in range(own.choice((0, 0, 1, 3))):
+            seconds = own.choice((0.005, 0.03, 0.2))
+            world.after(own.uniform(0, self.window), lambda seconds=seconds: self._block(seconds), web=True)
+        for _ in range(own.choice((0, 1, 4))):
+            pick = own.random()
+            world.after(own.uniform(0, self.window), lambda pick=pick: self._strike(pick, plant.lose, "killed"))
+        for _ in range(own.choice((0, 1, 3))):
+            pick = own.random()
+            seconds = own.choice((0.01, 0.1, 1.0))
+            world.after(
+                own.uniform(0, self.window),
+                lambda pick=pick, seconds=seconds: self._strike(pick, plant.freeze, seconds),
+            )
+
+    def _block(self, seconds: float) -> None:
+        """The event loop stands still; the probe tells of it, as it does in a real process."""
+        self.world.block(seconds)
+        self.world.after(seconds, lambda: self._emit(self.world.clock(), "lag", value=seconds), web=True)
+
+    def _strike(self, pick: float, how, what) -> None:
+        alive = [worker for worker in self.plant.workers.values() if worker.alive]
+        if alive:
+            how(alive[int(pick * len(alive))], what)
+
+    # ---- what must be true
+
+    def _always(self) -> None:
+        """After everything that happens on the event loop."""
+        gateway, backlog, crew, plant = self.gateway, self.gateway.backlog, self.crew, self.plant
+        now = self.world.now
+        live = list(gateway.waiters)
+        for name, policy in gateway.policies.items():
+            count = sum(1 for waiter in live if waiter.endpoint == name)
+            assert count == gateway.waiters.count(name) <= policy.max_in_flight
+        places = backlog._places
+        assert backlog.depth == len(places) <= self.limit, "more is queued than may be"
+        assert backlog.bytes == sum(places.values()) <= self.bytes, "more bytes are reserved than may be"
+        for waiter in live:
+            assert waiter.phase is not Phase.ENDED
+            if waiter.phase is Phase.UPLOADING or (waiter.phase is Phase.QUEUED and waiter.attempt == 1):
+                assert waiter.rid in backlog, f"{waiter.rid} has lost its place"
+            elif waiter.phase is Phase.BEGUN:
+                assert waiter.rid not in backlog, f"{waiter.rid} has begun and keeps its place"
+            assert now <= self.world.excused(waiter.deadline, 0.05), f"{waiter.rid} outlives its deadline"
+        if not self.shared and backlog.waiting:
+            assert crew.place() is None, "work waits, and a worker has room"
+        assert crew._usable == sum(1 for worker in crew._workers.values() if not worker.wedged)
+        for worker in crew._workers.values():
+            assert len(worker.buffered) + len(worker.running) <= max(plant._room, 1)
+        self._in_order()
+        self._watched(now)
+        unsent = sum(1 for caller in self.callers if caller.promise.outcome is not None and not caller.closed)
+        assert gateway.unsent == unsent
+        if gateway.lifecycle.state is State.DRAINED:
+            assert not live
+
+    def _in_order(self) -> None:
+        """What a death gave back stands in front, in the order in which its worker had it."""
+        line = list(self.gateway.backlog._line.values())
+        for first, second in zip(line, line[1:], strict=False):
+            one, two = (self.plant.died.get(envelope.rid) for envelope in (first, second))
+            assert one is not None or two is None, "work that a death gave back stands behind work that never began"
+            if one is not None and two is not None and one[0] == two[0]:
+                assert one[1] < two[1], "a death has changed the order"
+            if one is None and two is None:
+                assert int(first.rid[1:]) or second
+
+    def _watched(self, now: float) -> None:
+        """Whatever will be due has a timer that looks at it in time."""
+        gateway = self.gateway
+        pending = self.timers.pending
+        assert len(pending) <= 1
+        if gateway.lifecycle.state is State.STOPPED:
+            assert not pending, "a timer is left after the stop"
+            return
+        due = [when for when in (gateway.waiters.next_at(), self.crew.next_at(), self.drain.next_at(now)) if when]
+        if due:
+            assert pending, "nothing looks at what will be due"
+            assert pending[0] <= max(min(due), now + 0.0011), "it is looked at too late"
+
+    def _at_rest(self) -> None:
+        """Nobody asks, and everything that ran has ended."""
+        gateway, crew = self.gateway, self.crew
+        assert not len(gateway.waiters)
+        assert gateway.backlog.depth == 0, f"places are left: {gateway.backlog._places}"
+        assert gateway.backlog.bytes == 0
+        assert gateway.backlog.waiting == 0
+        assert not crew._holder, f"the crew holds {list(crew._holder)}"
+        assert not crew._abandoned, f"the crew remembers {list(crew._abandoned)}"
+        alive = {worker.name for worker in self.plant.workers.values() if worker.alive}
+        assert set(crew._workers) == alive
+        assert crew.states()["idle"] == len(alive), crew.states()
+        assert gateway.unsent == 0
+        assert not self.timers.pending or gateway.lifecycle.state is State.DRAINED, "a timer without a purpose"
+
+    def _after_all(self) -> None:
+        assert self.drained_at is not None
+        gateway = self.gateway
+        assert gateway.lifecycle.state is State.STOPPED
+        assert not self.timers.pending
+        assert gateway.unsent == 0
+        for caller in self.callers:
+            caller.judge()
+        self._one_end()
+        for event in self.recorder.events:
+            if event.kind == "lag":
+                late = any(began <= event.t and event.t - event.value <= ended for began, ended in self.world.blocks)
+                assert late, "lag was told, and the event loop was not blocked"
+        report = check(self.recorder.events)
+        # A log does not say whose buffer a request lay in: behind a worker that hangs it may be overtaken rightfully.
+        unfair = [] if self.shared else [v for v in report[7].violations if "passed over" in v.text]
+        violated = [v for verdict in report.verdicts for v in verdict.violations if v not in unfair]
+        assert not report.error and not violated, "\n".join(report.lines())
+
+    def _one_end(self) -> None:
+        """What the checker of event logs also sees, told in another way."""
+        said: dict[str, list[Event]] = {}
+        for event in self.recorder.events:
+            if event.rid:
+                said.setdefault(event.rid, []).append(event)
+        for rid, events in said.items():
+            kinds = [event.kind for event in events]
+            assert kinds.count("arrive") == 1, rid
+            assert kinds.count("admit") + kinds.count("reject") == 1, rid
+            admitted = kinds.count("admit")
+            for kind in ("waiter_add", "terminal", "waiter_del"):
+                assert kinds.count(kind) == admitted, (rid, kind)
+            if admitted:
+                self._truthful(rid, events, kinds)
+        asked = sum(1 for caller in self.callers)
+        assert self.rids == asked
+
+    def _truthful(self, rid: str, events: list[Event], kinds: list[str]) -> None:
+        admit, end = events[kinds.index("admit")], events[kinds.index("terminal")]
+        starts = [event for event in events if event.kind == "start"]
+        assert len(starts) <= (MAX_DELIVERIES if admit.idempotent else 1), f"{rid} began too often"
+        if end.started is False and end.outcome != "invalid-payload":
+            assert not starts, f"{rid} is said not to have begun"
+        if end.started is True:
+            assert starts, f"{rid} is said to have begun"
+        if end.outcome in ("expired-in-queue", "upload-timeout"):
+            assert end.started is False
+        assert all(start.t < admit.deadline for start in starts)
+        assert end.deadline == admit.deadline
