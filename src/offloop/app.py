@@ -1,9 +1,9 @@
 """Offloop: the front door. Owns entering and leaving, and asking from Python; everything else is assembled below it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, Self, TypeVar, overload
 
 from offloop import errors
 from offloop.assembly import Runtime
@@ -16,6 +16,9 @@ from offloop.ingress.outcomes import error_of
 from offloop.messages import Outcome
 from offloop.ports.codec import Encoded
 from offloop.settings import Settings
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 NOT_STARTED = (
     "this Offloop is not started. Include OffloopRouter(off) in the app that the server runs, or enter it with "
@@ -116,6 +119,42 @@ class Offloop:
             )
         return self._runtime
 
+    @overload
+    async def ask(
+        self,
+        endpoint: Endpoint[Request, Reply],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
+    @overload
+    async def ask(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], None],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> None: ...
+    @overload
+    async def ask(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], Iterator[Reply | None]],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
+    @overload
+    async def ask(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], Reply | None],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
     async def ask(
         self,
         endpoint: Endpoint[Any, Any] | Callable[..., Any],
@@ -146,8 +185,8 @@ class Offloop:
             runtime.gateway, spec.name, codec.encode_request(message), timeout=timeout, request_id=label
         )
         if outcome.reason == "ok" and not outcome.status:
-            form = "raw" if outcome.media_type is not None else "json"
-            return codec.decode_reply(Encoded(outcome.payload, form, outcome.media_type, outcome.filename))
+            # Which form it is the media type tells: JSON has none of its own.
+            return codec.decode_reply(Encoded(outcome.payload, "json", outcome.media_type, outcome.filename))
         raise self._error(spec.name, outcome, label, retry_after)
 
     def _error(self, endpoint: str, outcome: Outcome, request_id: str, retry_after: int | None) -> errors.OffloopError:
@@ -156,6 +195,42 @@ class Offloop:
         problem = self.program.problem(endpoint, outcome.reason) if outcome.status else None
         return error_of(outcome, policy, request_id, problem, retry_after)
 
+    @overload
+    def ask_sync(
+        self,
+        endpoint: Endpoint[Request, Reply],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
+    @overload
+    def ask_sync(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], None],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> None: ...
+    @overload
+    def ask_sync(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], Iterator[Reply | None]],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
+    @overload
+    def ask_sync(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], Reply | None],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Reply: ...
     def ask_sync(
         self,
         endpoint: Endpoint[Any, Any] | Callable[..., Any],

@@ -111,6 +111,7 @@ class Runtime:
         """Bring everything up, or leave nothing running and raise."""
         settings = self._settings
         logs.install()
+        tracing.prepare()
         interpreter.tune(settings.switch_interval)
         try:
             self.events.emit(

@@ -24,13 +24,16 @@ ENDS = ("ok", "too-many", "node-failed", "no-reply", "invalid-payload", "die")
 
 
 class Recorder:
+    """Every event up to `close`, as an event log has them."""
+
     kinds = frozenset(KINDS)
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        self.events.append(event)
+        if not self.events or self.events[-1].kind != "close":
+            self.events.append(event)
 
 
 class History:
@@ -188,8 +191,11 @@ class History:
 
     def _block(self, seconds: float) -> None:
         """The event loop stands still; the probe tells of it, as it does in a real process."""
+        began = self.world.now
         self.world.block(seconds)
-        self.world.after(seconds, lambda: self._emit(self.world.clock(), "lag", value=seconds), web=True)
+        self.world.after(
+            seconds, lambda: self._emit(self.world.clock(), "lag", value=self.world.now - began), web=True
+        )
 
     def _strike(self, pick: float, how, what) -> None:
         alive = [worker for worker in self.plant.workers.values() if worker.alive]

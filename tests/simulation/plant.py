@@ -115,9 +115,9 @@ class Plant:
         if self.closed:
             return
         assert (worker is None) == self.shared, "work was handed to the wrong kind of buffer"
-        if self.random.random() < self._refuses:
+        if self.random.random() < self._refuses and (worker is None or self.workers[worker].alive):
             self._refused.add(envelope.rid)
-            self._send("", Refused(envelope.rid, "backend-unavailable"))
+            self._send(worker or "", Refused(envelope.rid, "backend-unavailable"))
             return
         if worker is None:
             self._deliveries[envelope.rid] = delivery = Delivery(envelope, None)

@@ -50,7 +50,8 @@ class Gate:
                 line, _ = self._listener.accept()
             except OSError:
                 return
-            name = line.makefile().readline().strip()
+            with line.makefile() as words:
+                name = words.readline().strip()
             with self._changed:
                 if name.startswith("!"):
                     self.notes.append(name[1:])
@@ -80,18 +81,20 @@ class Gate:
         """Let on all that stand there under that name; says how many."""
         with self._changed:
             lines = self._held.pop(name, [])
+        let_on = 0
         for line in lines:
-            line.sendall(word.encode())
-            line.close()
-        return len(lines)
+            with line:
+                try:
+                    line.sendall(word.encode())
+                except OSError:
+                    continue  # its process has gone
+                let_on += 1
+        return let_on
 
     def close(self) -> None:
         self._listener.close()
         for name in list(self._held):
-            try:
-                self.open(name)
-            except OSError:  # its process has gone
-                continue
+            self.open(name)
 
 
 @contextmanager

@@ -112,6 +112,19 @@ def test_the_demo_without_its_extra_says_which_one_to_install(monkeypatch, missi
     assert result.stderr == f"the demo needs {' and '.join(missing)}: pip install 'offloop[demo]'\n"
 
 
+def test_the_demo_is_given_its_files_and_options_and_its_exit_code_is_ours(monkeypatch):
+    seen = []
+
+    def shown(files, *, once, port):
+        seen.append((files, once, port))
+        return 3
+
+    monkeypatch.setattr("offloop.demo.show.run", shown)
+    assert run("demo", "a.pdf", "b.pdf", "--once", "--port", "0").exit_code == 3
+    assert run("demo").exit_code == 3
+    assert seen == [([Path("a.pdf"), Path("b.pdf")], True, 0), ([], False, None)]
+
+
 def test_the_command_line_imports_no_extra_and_no_web_framework():
     extras = ["fastapi", "starlette", "uvicorn", "pypdf", "redis", "celery"]
     code = f"""

@@ -115,7 +115,8 @@ class Route:
             BaseException: whatever a node or `out` raised before the reply, as it is.
         """
         step = self._first or self._entries[type(message)]
-        _check(job)
+        if job.cancelled or job.remaining <= 0:
+            raise _gone(job)
         if not step.iterates:
             # The common case, in a straight line: one plain function that returns the reply.
             result = step.call(message, job, services)
@@ -145,21 +146,24 @@ class Walk:
 
     def go_on(self, *, ended: bool) -> None:
         """Until the request has ended and all that was emitted before its end is handled, or the work runs out."""
+        job = self._job
         while self._waiting and not ended:
             step, message = self._waiting.popleft()
-            _check(self._job)
+            if job.cancelled or job.remaining <= 0:
+                raise _gone(job)
             ended = self.visit(step, message)
         while self._waiting:
             step, message = self._waiting.popleft()
-            if (gone := _gone(self._job)) is not None:
+            if job.cancelled or job.remaining <= 0:
                 left = len(self._waiting) + 1
-                log.warning("%d messages emitted before the reply were not handled: %s", left, gone.reason)
+                log.warning("%d messages emitted before the reply were not handled: %s", left, _gone(job).reason)
                 return
             self._handle(step, message)
 
     def visit(self, step: Step, message: object) -> bool:
         """Call one node and take what it emits. True: the request has ended."""
-        result = step.call(message, self._job, self._services)
+        job = self._job
+        result = step.call(message, job, self._services)
         if not step.iterates:
             return self.take(step, result)
         messages = iter(result)  # type: ignore[call-overload]  # declared Iterator[...]; else its own TypeError says so
@@ -167,7 +171,8 @@ class Walk:
             for emitted in messages:
                 if self._emit(step, emitted):
                     return True
-                _check(self._job)
+                if job.cancelled or job.remaining <= 0:
+                    raise _gone(job)
         finally:
             _close(step.node, messages)
         return self._end(step)
@@ -208,7 +213,7 @@ class Walk:
         messages = iter(result)
         try:
             for _ in messages:
-                if _gone(self._job) is not None:
+                if self._job.cancelled or self._job.remaining <= 0:
                     return
         finally:
             _close(step.node, messages)
@@ -226,18 +231,9 @@ def _compiled(graph: Graph, known: Mapping[DependencyKey, object]) -> dict[int, 
     return steps
 
 
-def _gone(job: Job) -> errors.OffloopError | None:
-    if job.cancelled:
-        return errors.Cancelled()
-    if job.remaining <= 0:
-        return errors.DeadlineExceeded()
-    return None
-
-
-def _check(job: Job) -> None:
-    gone = _gone(job)
-    if gone is not None:
-        raise gone
+def _gone(job: Job) -> errors.OffloopError:
+    """Why nobody waits any more."""
+    return errors.Cancelled() if job.cancelled else errors.DeadlineExceeded()
 
 
 def _close(node: Node, messages: Iterable[object]) -> None:

@@ -89,7 +89,7 @@ def _consumed(parameter: Parameter, hints: dict[str, Any], faults: list[str]) ->
         )
         return ()
     hint = hints[name]
-    if hint is Job or default_parse_dependency(parameter, hint) is not None:
+    if stripped(hint) is Job or default_parse_dependency(parameter, hint) is not None:
         faults.append(f"its first parameter {name!r} is a Job or a service. Put the message it consumes first")
         return ()
     if any(stripped(part) is NoneType for part in parts(hint)):
@@ -111,9 +111,9 @@ def _others(
         name, hint = parameter.name, hints.get(parameter.name)
         if parameter.kind not in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
             faults.append(f"its parameter {name!r} cannot be given by name. Leave `*`, `**` and `/` away")
-        elif hint is Job and job is None:
+        elif stripped(hint) is Job and job is None:
             job = name
-        elif hint is Job:
+        elif stripped(hint) is Job:
             faults.append(f"its parameters {job!r} and {name!r} are both the Job. Leave one away")
         elif (service := default_parse_dependency(parameter, hint)) is not None:
             services.append((name, service))

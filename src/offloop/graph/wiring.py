@@ -115,7 +115,7 @@ def _factory(registries: Iterable[Registry], key: DependencyKey) -> Factory | No
 
 
 def _needs(factory: Factory) -> list[DependencyKey]:
-    variants = getattr(factory, "when_dependencies", ())  # dishka 1.7 has no conditional factories
+    variants = getattr(factory, "when_dependencies", ())  # older dishkas have no conditional factories
     return [*factory.dependencies, *factory.kw_dependencies.values(), *(variant.provides for variant in variants)]
 
 

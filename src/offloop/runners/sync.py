@@ -8,8 +8,7 @@ late, and it never touches the web side's state. Whatever a node does, the loop 
 import logging
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic_core import to_json
 
@@ -30,7 +29,18 @@ log = logging.getLogger("offloop.nodes")
 IDLE = 1.0
 """Seconds after which an idle loop looks whether it is to stop; a stop wakes it anyway."""
 
-Spans = Callable[[Envelope], AbstractContextManager[Any] | None]
+
+
+class Span(Protocol):
+    """Entered around one request's nodes; sees what they raise."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, kind: Any, failure: Any, trace: Any, /) -> object: ...
+    def end(self, reason: str) -> None:
+        """How it went where nothing was raised."""
+
+
+Spans = Callable[[Envelope], Span | None]
 
 
 class SyncRunner:
@@ -125,6 +135,7 @@ class SyncRunner:
             else:
                 with span:
                     self._route(envelope, message, job, out)
+                    span.end(out.reason)
         except BaseException as failure:  # noqa: BLE001  (a node's sys.exit() ends its request, and nothing else)
             out.fail(failure)
 
@@ -176,6 +187,11 @@ class _Out:
         if len(payload) > self._runner.max_reply:
             raise ValueError(f"the message is {len(payload)} bytes long, MAX_REPLY is {self._runner.max_reply}")
 
+    @property
+    def reason(self) -> str:
+        """How it went, once nothing more will come: `ok`, or a reason."""
+        return "no-reply" if self._ended is None else str(self._ended.get("reason", "ok"))
+
     def end(self, **outcome: Any) -> None:
         """Note the outcome, once; it is sent when the request scope has been closed."""
         if self._ended is None:
@@ -226,10 +242,10 @@ class _Out:
             see(
                 Event(
                     t=now, kind="finish", rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
-                    deadline=envelope.deadline, outcome=self._ended.get("reason", "ok"), worker=runner.name,
+                    deadline=envelope.deadline, outcome=self.reason, worker=runner.name,
                 )
             )  # fmt: skip
-        if self._ended.get("reason") == "cancelled":
+        if self.reason == "cancelled":
             # Nobody waits: an outcome would only be counted as a late one.
             runner.sink.send(Freed(envelope.rid, envelope.attempt, runner.name))
             return

@@ -5,7 +5,6 @@ Owns the span around one request's nodes and the context that the caller's heade
 there is neither a tracer provider nor a header, there is nothing to do, and `spans` says so by None.
 """
 
-from contextlib import AbstractContextManager
 from types import TracebackType
 
 from opentelemetry import context, trace
@@ -28,7 +27,7 @@ def prepare() -> None:
     _tracer = None if isinstance(provider, ProxyTracerProvider) else provider.get_tracer("offloop")
 
 
-def spans(envelope: Envelope) -> "AbstractContextManager[RequestSpan] | None":
+def spans(envelope: Envelope) -> "RequestSpan | None":
     """What is to be entered around the request's nodes, in their own thread; None where nobody traces it."""
     if _tracer is None and not envelope.trace:
         return None

@@ -134,6 +134,7 @@ pieces = st.sampled_from(
 def test_whatever_comes_is_parts_or_an_invalid_payload(body: bytes) -> None:
     for sent in (body, b"--B\r\n" + body + b"\r\n--B--"):
         try:
-            assert all(isinstance(read.data, bytes) for read in parts_of(HEAD, sent))
-        except errors.InvalidPayload as invalid:
-            assert invalid.errors[0]["loc"] == ["body"]
+            found = parts_of(HEAD, sent)
+        except errors.InvalidPayload:
+            continue
+        assert all(isinstance(read.data, bytes) for read in found)

@@ -128,7 +128,7 @@ REFUSED = {
     "max_in_flight in words": (NODE + "ask = Endpoint('ask', A, B, max_in_flight=True)", ["its max_in_flight is True"]),
     "max_body": (NODE + "ask = Endpoint('ask', A, B, max_body=1.5)", ["its max_body is 1.5"]),
     "idempotent": (NODE + "ask = Endpoint('ask', A, B, idempotent=1)", ["its idempotent is 1"]),
-    "a status": (NODE + "ask = Endpoint('ask', A, B, status=404)", ["its status is 404", "refuse by raising a Problem"]),
+    "a status": (NODE + "ask = Endpoint('ask', A, B, status=404)", ["its status is 404", "raising a Problem"]),
     "a status without a body": (NODE + "ask = Endpoint('ask', A, B, status=204)", ["status 204 has no body"]),
     "on_disconnect": (NODE + "ask = Endpoint('ask', A, B, on_disconnect='stop')", ["its on_disconnect is 'stop'"]),
     "a pool": (NODE + "ask = Endpoint('ask', A, B, pool='')", ["its pool is ''"]),
@@ -211,7 +211,7 @@ def test_every_fault_is_told_at_once_with_its_place(write):
             "@endpoint(media_types=['a/b'])\ndef ask(upload: Upload) -> B: ..."
         ),
         "@node\ndef work(a: A) -> None: ...\nask = Endpoint('ask', A, None)",
-        "@node\ndef work(a: A) -> B: ...\nask = Endpoint('ask', A, B, to=work)\nother = Endpoint('other', A, B, to=__name__ + ':work')",
+        NODE + "ask = Endpoint('ask', A, B, to=work)\nother = Endpoint('other', A, B, to=__name__ + ':work')",
         (
             "@endpoint(http='POST /x', websocket='/x')\ndef ask(a: A) -> B: ...\n"
             "@endpoint(http='PUT /x')\ndef put(a: A) -> B: ..."

@@ -6,7 +6,7 @@ from offloop import Endpoint
 from offloop.errors import PreflightError, UsageError
 from offloop.graph.program import Program
 from tests.unit.graph.messages import A, B
-from tests.unit.graph.programs import module_of
+from tests.unit.graph.programs import module_of, run
 
 SOURCE = """
 class TooMany(Problem): status = 422
@@ -62,6 +62,39 @@ def test_a_declared_problem_is_found_by_its_reason(load):
 
     assert program.problem("ask", "too-many") is module_of(program).TooMany
     assert program.problem("tell", "too-many") is None
+
+
+def test_postponed_annotations_and_decorators_are_seen_through(write):
+    source = """
+    from __future__ import annotations
+    import functools
+    from collections.abc import Iterator
+    from pydantic import BaseModel
+    from offloop import endpoint
+
+    def doubled(function):
+        @functools.wraps(function)
+        def around(message):
+            return function(message.model_copy(update={"n": message.n * 2}))
+        return around
+
+    @doubled
+    @endpoint
+    def above(a: A) -> B: return B(n=a.n)
+
+    @endpoint
+    @doubled
+    def below(a: A) -> Iterator[B]: yield B(n=a.n)
+
+    class A(BaseModel): n: int
+    class B(BaseModel): n: int
+    """
+    program = Program.load(write(source, prelude=""))
+    user = module_of(program)
+
+    assert program.find(user.above).name == "above"
+    for name in ("above", "below"):
+        assert run(program, name, user.A(n=2)).replies == [user.B(n=4)]
 
 
 def test_several_packages_make_one_program(write):

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from dishka import FromDishka
@@ -34,7 +34,7 @@ def classes(kinds):
 
 
 def test_the_first_parameter_is_consumed_and_the_return_annotation_emitted():
-    def work(a: A, job: Job, number: FromDishka[int]) -> B | C | None: ...
+    def work(a: A, job: Annotated[Job, "mine"], number: FromDishka[int]) -> B | C | None: ...
 
     node = node_of(work)
 

@@ -225,9 +225,7 @@ def test_closing_writes_what_is_left_and_later_events_are_passed_over(make: Make
     assert len(Path(log.path).read_bytes().splitlines()) == 101
 
 
-def test_a_close_that_takes_too_long_is_given_up(
-    make: Make, writes: Writes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_close_that_takes_too_long_is_given_up(make: Make, writes: Writes, caplog: pytest.LogCaptureFixture) -> None:
     log = make()
     writes.go.clear()
     emit(log, "open")

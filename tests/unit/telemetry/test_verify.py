@@ -93,6 +93,18 @@ def test_a_violation_that_rests_on_what_is_there_is_seen_despite_a_gap() -> None
     assert check(twice).violated == (2,)
 
 
+def test_nothing_follows_from_what_is_absent_from_a_log_with_a_gap() -> None:
+    story = day()
+    story.admit("z", 19.0)
+    lines = without(story.lines(), "finish", rid="a")
+    lines = without(lines, "arrive", rid="b")
+    lines = without(lines, "admit", "reject", rid="c")
+    lines = without(lines, "terminal", "waiter_del", rid="h")
+    lines = without(lines, "late_drop", rid="g")
+    assert check(lines).violated == (1, 2, 3, 7, 9)
+    assert check([line for line in lines if line["seq"] != 40]).violated == ()
+
+
 def test_events_are_checked_as_they_are() -> None:
     events = [
         Event(t=0.0, kind="open", limit=1, value=3.0, mode="thread"),

@@ -59,7 +59,7 @@ def _struck(request: Request, lost: Line, run: Run, found: Findings) -> None:
         if run.over(run.until(lost.t, AFTER_DEATH)):
             found.judge()
             found.violated(f"{request.rid} has no outcome, and its worker is gone", start, lost)
-        elif run.whole:
+        else:
             found.missing("the log ends before a worker's death could have ended its request")
         return
     found.judge()
@@ -85,7 +85,7 @@ def _forgotten(request: Request, lost: Line, overtakers: dict[str, Line], found:
         return
     found.judge()
     overtaker = overtakers.get(queued.endpoint)
-    if began is None and overtaker and (end is None or after(end, overtaker)):
+    if began is None and overtaker and end and after(end, overtaker):
         found.violated(f"{request.rid} waited when a worker died, and was passed over", queued, lost, overtaker)
 
 
@@ -141,9 +141,9 @@ def late_is_dropped(history: History, found: Findings) -> None:
         if end and run.whole:
             served = request.served_by(end)[:1]
             replies = [finish for finish in request.all("finish") if finish.outcome == "ok" and finish not in served]
-            extra = [reply for reply in replies if served or after(reply, end)]
-            if len(extra) > len(drops):
-                _uncounted(request, end, extra, run, found)
+            # Where the outcome is a reply that no loop made, it is promise 2 that is broken.
+            if (served or end.outcome != "ok") and len(replies) > len(drops):
+                _uncounted(request, end, replies, run, found)
     for request in history.requests.values():
         if request.all("late_drop") and not request.all("admit"):
             found.judge()  # nobody's: of an earlier life of the process, or of another
@@ -158,8 +158,8 @@ def _was_late(request: Request, drop: Line, found: Findings) -> None:
         found.violated(f"a reply to {request.rid} was dropped while it was waited for", drop, *([end] if end else []))
 
 
-def _uncounted(request: Request, end: Line, extra: list[Line], run: Run, found: Findings) -> None:
-    for finish in extra:
+def _uncounted(request: Request, end: Line, replies: list[Line], run: Run, found: Findings) -> None:
+    for finish in replies:
         deaths = (lost for lost in run.of("worker_lost") if lost.worker == finish.worker)
         if any(abs(lost.t - finish.t) < ARRIVES_WITHIN for lost in deaths):
             continue  # it may have died with its worker
