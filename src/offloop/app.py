@@ -248,4 +248,6 @@ class Offloop:
         except RuntimeError:
             asking = self.ask(endpoint, message, timeout=timeout, request_id=request_id)
             return asyncio.run_coroutine_threadsafe(asking, runtime.loop).result()
-        raise errors.UsageError("ask_sync blocks its thread, and this thread runs an event loop: use `await off.ask(…)`.")
+        raise errors.UsageError(
+            "ask_sync blocks its thread, and this thread runs an event loop: use `await off.ask(…)`."
+        )

@@ -73,7 +73,7 @@ class Runtime:
         self._probe = LagProbe(clock, self.events)
         self._transport = MemoryTransport(self.loop.call_soon_threadsafe)
         rid = rids()
-        threads = settings.threads or 4
+        threads = settings.threads_in(settings.mode)
         services = program.services()
         self._workforce = ThreadWorkforce(
             threads, self._transport, services, lambda name: self._runner(name, program, services)

@@ -11,8 +11,8 @@ import msgspec
 
 Kind = Literal[
     "open", "arrive", "admit", "reject", "waiter_add", "enqueue", "dequeue", "start", "finish", "terminal",
-    "waiter_del", "late_drop", "disconnect", "overdue", "drain_begin", "drain_end", "worker_up", "worker_lost", "lag",
-    "close",
+    "waiter_del", "late_drop", "disconnect", "overdue", "drain_begin", "drain_end", "worker_up", "worker_lost", "replace",
+    "lag", "close",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -24,7 +24,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened, at `t` (monotonic seconds).
 
     Attributes:
-        outcome: `ok` or a reason (reject, finish, terminal, late_drop); a cause (worker_lost, disconnect).
+        outcome: `ok` or a reason (reject, finish, terminal, late_drop); a cause (worker_lost, replace, disconnect).
         started: as in the contract; on `terminal`.
         limit: on admit the endpoint's `max_in_flight`; on open the queue limit.
         idempotent, finishes: on admit, the endpoint's policy (`finishes`: a caller's leaving is no cancellation).
@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         value: a number of the kind: lag in seconds; drain budget (drain_begin) or requests cut (drain_end);
             max deliveries (open).
         size: bytes of the reply (finish and terminal); what was sent must be what its own loop made.
-        worker: which loop or process (start, finish, worker_up, worker_lost, overdue).
+        worker: which loop or process (start, finish, worker_up, worker_lost, overdue, replace).
         mode: on open: thread, process, cluster.
     """
 

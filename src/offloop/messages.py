@@ -37,7 +37,7 @@ class Blob:
 
 Form = Literal["json", "raw", "multipart", "packed", "none"]
 """How an envelope's payload is written: a JSON document; a Blob's bytes; the body of a multipart form as it came; a
-model with Blob fields as `ask` packs it; no body at all (all is in `fields`)."""
+message as `ask` packs it, with or without Blob fields; no body at all (all is in `fields`)."""
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,9 +94,7 @@ def test_a_request_id_is_returned_and_one_is_made_where_there_is_none(client: ht
 
 def test_a_request_id_that_could_split_a_header_or_a_log_line_is_not_taken(server: Server) -> None:
     with Wire(server.port) as wire:
-        wire.head(
-            "POST /echo", content_type="application/json", content_length="8", x_request_id="bad\tid" + "x" * 300
-        )
+        wire.head("POST /echo", content_type="application/json", content_length="8", x_request_id="bad\tid" + "x" * 300)
         wire.send(b'{"n": 1}')
         assert "bad" not in wire.answer().headers["x-request-id"]
 

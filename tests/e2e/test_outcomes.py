@@ -82,9 +82,7 @@ def test_a_body_that_becomes_too_much_as_it_arrives(client: httpx.Client) -> Non
 
 def test_an_endpoint_with_all_its_waiters(server: Server, gate: Gate) -> None:
     with ThreadPoolExecutor(8) as callers:
-        busy = [
-            callers.submit(httpx.post, f"{server.url}/gated", json={"name": "all"}, timeout=30) for _ in range(8)
-        ]
+        busy = [callers.submit(httpx.post, f"{server.url}/gated", json={"name": "all"}, timeout=30) for _ in range(8)]
         wait_in_flight(server, "gated", 8)
         said = problem(httpx.post(f"{server.url}/gated", json={"name": "one more"}), 429, "endpoint-busy")
         assert said["started"] is False

@@ -46,7 +46,9 @@ class Caller:
         self.chunks: list[Chunk] = []
         self.promise = FakePromise(self)
         self._acceptable = random.random() > 0.03
-        self._timeout = random.choice((None, None, None, random.uniform(0, policy.timeout), 0.0, -1.0, 99.0, float("nan")))
+        self._timeout = random.choice(
+            (None, None, None, random.uniform(0, policy.timeout), 0.0, -1.0, 99.0, float("nan"))
+        )
         self._size = 0 if random.random() < 0.2 else int(random.triangular(1, policy.max_body * 1.15, 10))
         self._declared = random.choice((self._size, self._size, 0, self._size // 2, self._size * 2))
         self._steps = random.choice((0, 0, 0, 1, 4))

@@ -30,8 +30,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.enqueued: dict[str, int] = {}
+        """By rid: the how manieth it was to be enqueued."""
 
     def __call__(self, event: Event) -> None:
+        if event.kind == "enqueue":
+            self.enqueued[event.rid] = len(self.enqueued)
         if not self.events or self.events[-1].kind != "close":
             self.events.append(event)
 
@@ -94,7 +98,6 @@ class History:
             caller = Caller(number, own, own.choice(policies), world.now + own.uniform(0, self.window), self.window)
             if number not in without:
                 self.callers.append(caller)
-        self.put_once: dict[str, int] = {}
         self.drained_at: float | None = None
         self.answered = 0
         self._emit = events.emit
@@ -193,9 +196,7 @@ class History:
         """The event loop stands still; the probe tells of it, as it does in a real process."""
         began = self.world.now
         self.world.block(seconds)
-        self.world.after(
-            seconds, lambda: self._emit(self.world.clock(), "lag", value=self.world.now - began), web=True
-        )
+        self.world.after(seconds, lambda: self._emit(self.world.clock(), "lag", value=self.world.now - began), web=True)
 
     def _strike(self, pick: float, how, what) -> None:
         alive = [worker for worker in self.plant.workers.values() if worker.alive]
@@ -236,14 +237,15 @@ class History:
 
     def _in_order(self) -> None:
         """What a death gave back stands in front, in the order in which its worker had it."""
-        line = list(self.gateway.backlog._line.values())
+        line = list(self.gateway.backlog._line)
         for first, second in zip(line, line[1:], strict=False):
-            one, two = (self.plant.died.get(envelope.rid) for envelope in (first, second))
+            one, two = self.plant.handed.get(first), self.plant.handed.get(second)
             assert one is not None or two is None, "work that a death gave back stands behind work that never began"
-            if one is not None and two is not None and one[0] == two[0]:
+            if one is None:
+                enqueued = self.recorder.enqueued
+                assert enqueued[first] < enqueued[second], "the line is out of order"
+            elif two is not None and one[0] == two[0]:
                 assert one[1] < two[1], "a death has changed the order"
-            if one is None and two is None:
-                assert int(first.rid[1:]) or second
 
     def _watched(self, now: float) -> None:
         """Whatever will be due has a timer that looks at it in time."""

@@ -91,8 +91,8 @@ class Plant:
         self.workers: dict[str, Worker] = {}
         self.receive: Callable[[Sequence[Report]], None] = lambda reports: None
         self.outcomes_sent = 0
-        self.died: dict[str, tuple[int, int]] = {}
-        """By rid: which death gave it back, and how far in front it stood."""
+        self.handed: dict[str, tuple[str, int]] = {}
+        """By rid: to whom it was handed last, and as the how manieth of all."""
         self.closed = False
         self._events = events
         self._plan = plan
@@ -107,7 +107,7 @@ class Plant:
         self._reports: deque[tuple[str, Report]] = deque()
         self._armed = False
         self._made = 0
-        self._deaths = 0
+        self._puts = 0
 
     # ---- on the event loop: WorkSink
 
@@ -125,10 +125,14 @@ class Plant:
             self.world.after(self._soon(), self._take_shared)
             return
         where = self.workers[worker]
+        self._puts += 1
+        self.handed[envelope.rid] = worker, self._puts
         self._deliveries[envelope.rid] = delivery = Delivery(envelope, where)
         if where.alive:
             where.buffer.append(delivery)
-            assert len(where.buffer) + len(where.running) <= self._room, f"{worker} was handed more than it has room for"
+            assert len(where.buffer) + len(where.running) <= self._room, (
+                f"{worker} was handed more than it has room for"
+            )
             self.world.after(self._soon(), lambda: self._take(where))
 
     def withdraw(self, rid: str) -> bool | None:
@@ -210,10 +214,6 @@ class Plant:
         if not worker.alive:
             return
         worker.alive = False
-        if cause != STOPPED:
-            for position, rid in enumerate([*worker.running, *(d.envelope.rid for d in worker.buffer)]):
-                self.died[rid] = self._deaths, position
-            self._deaths += 1
         self._send(worker.name, WorkerGone(worker.name, cause))
         if cause != STOPPED and not worker.leaving:
             self.world.after(self.random.choice((0.001, 0.02, 0.2)), self.start)
@@ -265,7 +265,9 @@ class Plant:
             self._then(worker, delivery, plan.seconds * number / (plan.chunks + 1), self._chunk, number)
         self._then(worker, delivery, plan.seconds, self._end, plan)
 
-    def _then(self, worker: Worker, delivery: Delivery, delay: float, act: Callable[..., None], argument: object) -> None:
+    def _then(
+        self, worker: Worker, delivery: Delivery, delay: float, act: Callable[..., None], argument: object
+    ) -> None:
         def happen() -> None:
             if worker.alive and worker.running.get(delivery.envelope.rid) is delivery:
                 act(delivery, worker, argument)

@@ -68,7 +68,13 @@ def tell(seed: int, without: frozenset[int], failure: BaseException) -> str:
     began = history.recorder.events[0].t
     for event in history.recorder.events:
         said = {name: getattr(event, name) for name in ("rid", "endpoint", "worker", "outcome", "started", "value")}
-        words = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in said.values() if value not in ("", None, 0.0)]
-        lines.append(f"  {event.t - began:8.4f}  {event.kind:12} {' '.join(words)}{f' attempt {event.attempt}' if event.attempt > 1 else ''}")
+        words = [
+            f"{value:.4f}" if isinstance(value, float) else str(value)
+            for value in said.values()
+            if value not in ("", None, 0.0)
+        ]
+        lines.append(
+            f"  {event.t - began:8.4f}  {event.kind:12} {' '.join(words)}{f' attempt {event.attempt}' if event.attempt > 1 else ''}"
+        )
     lines += [f"failed: {type(failure).__name__}: {failure}", f"again:  python -m tests.simulation --seed {seed}"]
     return "\n".join(lines)

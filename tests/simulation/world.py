@@ -10,7 +10,7 @@ from random import Random
 
 INSTANT = 1e-7
 """Seconds between two readings of the clock: time never stands still."""
-ENDLESS = 50_000
+ENDLESS = 10_000
 """Happenings after which a history is taken to never end."""
 
 

@@ -64,9 +64,12 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections that are kept."""
-        while self._idle:
-            _, writer = self._idle.pop()
+        closing = [writer for _, writer in self._idle]
+        self._idle.clear()
+        for writer in closing:
             writer.close()
+        # How a connection ends that nobody uses any more is nobody's concern.
+        await asyncio.gather(*(writer.wait_closed() for writer in closing), return_exceptions=True)
 
     async def _connect(self) -> Connection:
         while self._idle:

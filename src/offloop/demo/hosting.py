@@ -103,8 +103,9 @@ async def _answers(client: Client) -> bool:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """SIGTERM, as a supervisor would, and wait for the drain."""
-    if process.returncode is None:
-        process.terminate()
+    if process.returncode is not None:
+        return  # it ended by itself; whoever noticed has said so
+    process.terminate()
     try:
         async with asyncio.timeout(STOP):
             code = await process.wait()

@@ -91,7 +91,7 @@ def read_pdf(pdf: Blob, job: Job) -> Iterator[Page | Document]:
     Raises:
         EncryptedPdf, BrokenPdf, EmptyPdf, TooManyPages, OversizedPdf: what may be wrong with a file.
     """
-    texts = open_pdf(pdf.data)
+    texts = open_pdf(pdf.data, cancelled=lambda: job.cancelled)
     pages: list[Page] = []
     room = MAX_TEXT
     for number, text in enumerate(texts, start=1):
@@ -101,9 +101,8 @@ def read_pdf(pdf: Blob, job: Job) -> Iterator[Page | Document]:
         pages.append(Page(number=number, text=text, words=len(words_of(text))))
         job.progress(number, len(texts))
         yield pages[-1]
-        # Nobody waits any more: the loop is worth more than the rest of the pages.
-        if job.cancelled:
-            return
+    if job.cancelled:
+        return  # nobody waits any more, and the pages ended early
     words = sum(page.words for page in pages)
     if not words:
         raise EmptyPdf("No page has any text. Scanned pages are pictures, and need OCR first.")

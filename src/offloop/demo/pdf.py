@@ -6,7 +6,7 @@ Nothing of offloop but `Problem` may enter: this is what any program that reads 
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -77,28 +77,44 @@ PROBLEMS = (EncryptedPdf, BrokenPdf, EmptyPdf, TooManyPages, OversizedPdf)
 class PageTexts:
     """The texts of a PDF's pages: counted at once, extracted one by one as they are iterated over."""
 
-    def __init__(self, reader: PdfReader, pages: int, *, locked: bool) -> None:
+    def __init__(self, reader: PdfReader, pages: int, *, locked: bool, cancelled: Callable[[], bool]) -> None:
         self._reader = reader
         self._pages = pages
         self._locked = locked
+        self._cancelled = cancelled
 
     def __len__(self) -> int:
         return self._pages
 
     def __iter__(self) -> Iterator[str]:
-        for index in range(self._pages):
-            with _problems(self._locked, page=index + 1):
-                text = _sendable(self._reader.pages[index].extract_text())
-            if len(text) > MAX_PAGE_TEXT:
-                raise OversizedPdf(page=index + 1)
-            yield text
+        try:
+            for index in range(self._pages):
+                self._go_on()
+                with _problems(self._locked, page=index + 1):
+                    page = self._reader.pages[index]
+                    text = _sendable(page.extract_text(visitor_operand_before=self._go_on))
+                if len(text) > MAX_PAGE_TEXT:
+                    raise OversizedPdf(page=index + 1)
+                yield text
+        except _CancelledError:
+            return
+
+    def _go_on(self, *_: object) -> None:
+        """Called before every instruction of a page, which may show forms that show forms, for minutes."""
+        if self._cancelled():
+            raise _CancelledError
 
 
-def open_pdf(data: bytes) -> PageTexts:
+class _CancelledError(BaseException):
+    """Nobody wants the rest. No `Exception`, since pypdf goes on after any that comes out of a form."""
+
+
+def open_pdf(data: bytes, *, cancelled: Callable[[], bool] = lambda: False) -> PageTexts:
     """Open a PDF.
 
     Args:
         data: the file's bytes.
+        cancelled: asked before and in each page; once it says yes, the texts end there.
 
     Returns:
         The texts of its pages, at least one.
@@ -115,7 +131,7 @@ def open_pdf(data: bytes) -> PageTexts:
         raise EmptyPdf("The file has no pages.")
     if pages > MAX_PAGES:
         raise TooManyPages(pages=pages, limit=MAX_PAGES)
-    return PageTexts(reader, pages, locked=locked)
+    return PageTexts(reader, pages, locked=locked, cancelled=cancelled)
 
 
 @contextmanager

@@ -94,21 +94,22 @@ def reading(console: Console, plain: Measured, pooled: Measured, offloaded: Meas
 
 def suggestions(console: Console, url: str, document: Path) -> None:
     """Lines to paste into another terminal."""
-    post = 'curl -s -H content-type:application/pdf --data-binary @"$F"'
-    overload = f"seq 200 | xargs -P 200 -I_ \\\n    {post} \\\n    -o /dev/null -w '%{{http_code}}\\n' $U/documents"
+    post = 'curl -s --data-binary @"$F"'
+    as_pdf = f"{post} \\\n    -H content-type:application/pdf"
+    overload = f"seq 200 | xargs -P 200 -I{{}} {as_pdf} \\\n    -o /dev/null -w '%{{http_code}}\\n' $U/documents"
     lines = [
-        ("", f"U={url} F={shlex.quote(str(document))}"),
+        ("where, and which file", f"U={url}\n  F={shlex.quote(str(document))}"),
         ("what it is about", f"{post} $U/documents/keywords"),
-        ("its pages, as text", f"{post} $U/documents"),
-        ("more callers than the endpoint allows: some get 429", f"{overload} | sort | uniq -c"),
-        ("what runs, what waits", "curl -s $U/offloop/status"),
+        ("its pages, as text", f"{as_pdf} $U/documents | head -c 500"),
+        ("more callers than the endpoint lets in: 429 for the others", f"{overload} | sort | uniq -c"),
+        ("what runs, and what waits", "curl -s $U/offloop/status"),
         ("the same as metrics", "curl -s $U/offloop/metrics | grep ^offloop"),
     ]
-    console.print(Text.assemble(("\nServing", "bold"), f" at {url}. In another terminal:\n"), highlight=False)
+    console.print(Text.assemble("\n", ("Serving", "bold"), f" at {url}. In another terminal:\n"), highlight=False)
     for comment, line in lines:
-        text = Text.assemble((f"  # {comment}\n" if comment else "", "dim"), "  ", line, "\n" if comment else "")
-        console.print(text, soft_wrap=True, highlight=False)
-    console.print(Text(f"The API's documentation is at {url}/docs. Ctrl-C drains and ends."), highlight=False)
+        # Not wrapped, whatever the width: these are for pasting.
+        console.print(Text.assemble((f"  # {comment}\n", "dim"), f"  {line}\n"), soft_wrap=True, highlight=False)
+    console.print(Text(f"The API is described at {url}/docs. Ctrl-C drains and ends."), highlight=False)
 
 
 def _heading(console: Console, title: str, caption: str) -> None:

@@ -47,7 +47,7 @@ def main(ports: list[int]) -> int:
     try:
         listener = listen(ports)
     except OSError as error:
-        print(f"cannot listen on port {ports[-1]}: {error.strerror}", file=sys.stderr)
+        print(f"cannot listen on port {ports[-1]}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         return 1
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()

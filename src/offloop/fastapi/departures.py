@@ -59,17 +59,21 @@ class Call:
 class Departures:
     """The unanswered calls of one event loop, in two generations and with one timer that rests when there are none."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._young: set[Call] = set()
         self._old: set[Call] = set()
         self._ticking = False
 
     def add(self, call: Call) -> None:
+        loop = call.promise.get_loop()
+        if loop is not self._loop:  # another life: whatever the loop of the last one left behind will never tick
+            self._loop = loop
+            self._young, self._old, self._ticking = set(), set(), False
         self._young.add(call)
         if not self._ticking:
             self._ticking = True
-            self.loop.call_later(GENERATION, self._tick)
+            loop.call_later(GENERATION, self._tick, loop)
 
     def discard(self, call: Call) -> None:
         """It has its outcome, or needs none; before the answer is written, which a server reports as a departure."""
@@ -77,11 +81,11 @@ class Departures:
         self._old.discard(call)
         call.unwatch()
 
-    def _tick(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         for call in self._old:
             call.watch()
         self._old.clear()
         self._old, self._young = self._young, self._old
         self._ticking = bool(self._old)
         if self._ticking:
-            self.loop.call_later(GENERATION, self._tick)
+            loop.call_later(GENERATION, self._tick, loop)

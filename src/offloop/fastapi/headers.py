@@ -7,12 +7,13 @@ No request is judged here, and nothing here reads or writes a connection.
 import random
 import re
 from email.message import Message
+from math import inf
 from urllib.parse import quote
 
 from offloop import errors
 
 LABEL = re.compile(rb"[\x21-\x7e]{1,128}")
-SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
+SECONDS = re.compile(rb"[0-9]{1,20}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 MEDIA_TYPE = re.compile(r"[\x20-\x7e]{1,255}")
 OCTETS = "application/octet-stream"
 
@@ -29,13 +30,13 @@ def request_label(value: bytes | None) -> bytes:
 
 
 def request_timeout(value: bytes) -> float:
-    """Seconds of an `X-Request-Timeout`: a decimal number above zero, without sign or exponent.
+    """Seconds of an `X-Request-Timeout`: a finite number above zero, written as in JSON.
 
     Raises:
         InvalidPayload: it is anything else; located at the header, as FastAPI would.
     """
     seconds = float(value) if SECONDS.fullmatch(value) else 0.0
-    if seconds > 0:
+    if 0 < seconds < inf:
         return seconds
     said = value.decode("latin-1")
     raise errors.InvalidPayload(

@@ -49,9 +49,10 @@ class HttpEndpoint:
         off: where the gateway is, while it runs.
         endpoint: what is asked.
         spec: how the program wants it to meet HTTP.
+        departures: where callers are looked after while they wait; shared by many endpoints.
     """
 
-    def __init__(self, off: Door, endpoint: "Endpoint[Any, Any]", spec: "HttpSpec") -> None:
+    def __init__(self, off: Door, endpoint: "Endpoint[Any, Any]", spec: "HttpSpec", departures: Departures) -> None:
         self._off = off
         self._name = endpoint.name
         self._empty = endpoint.reply is None
@@ -64,7 +65,7 @@ class HttpEndpoint:
         self._forms: dict[bytes | None, Form | None] = {
             kind.encode("latin-1") if kind is not None else None: spec.form_of(kind) for kind in usual
         }
-        self._departures: Departures | None = None
+        self._departures = departures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit, read, enqueue, wait, answer; and whatever happens, close."""
@@ -159,15 +160,11 @@ class HttpEndpoint:
         return self._form_of(kind.decode("latin-1") if kind is not None else None)
 
     async def _outcome(self, call: Call) -> Outcome | None:
-        departures = self._departures
-        loop = asyncio.get_running_loop()
-        if departures is None or departures.loop is not loop:
-            departures = self._departures = Departures(loop)
-        departures.add(call)
+        self._departures.add(call)
         try:
             return await call.promise
         finally:
-            departures.discard(call)
+            self._departures.discard(call)
 
     async def _reply(self, outcome: Outcome, label: bytes, send: Send) -> None:
         payload = b"" if self._empty else outcome.payload

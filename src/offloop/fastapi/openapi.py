@@ -22,6 +22,8 @@ from offloop.graph.payload_fields import Field
 from offloop.messages import Blob
 
 BINARY: Schema = {"type": "string", "format": "binary"}
+TEXT: Schema = {"type": "string"}
+SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0}
 TIMEOUT = "Seconds after which the caller wants no answer any more. Shortens the endpoint's time, never lengthens it."
 LABEL = "A label for this request, returned and logged. 1 to 128 visible ASCII characters; otherwise one is made."
 
@@ -83,8 +85,9 @@ def _function(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> Callable[..., Any
 
 
 def _headers() -> list[inspect.Parameter]:
-    label = Annotated[str | None, Header(alias="X-Request-ID", description=LABEL)]
-    seconds = Annotated[float | None, Header(alias="X-Request-Timeout", description=TIMEOUT, gt=0)]
+    # Not `| None`: a header may be left out, and cannot be null.
+    label = Annotated[Annotated[Any, WithJsonSchema(TEXT)], Header(alias="X-Request-ID", description=LABEL)]
+    seconds = Annotated[Annotated[Any, WithJsonSchema(SECONDS)], Header(alias="X-Request-Timeout", description=TIMEOUT)]
     return [_parameter("offloop_label", label, None), _parameter("offloop_timeout", seconds, None)]
 
 
@@ -101,7 +104,7 @@ def _fields(spec: HttpSpec) -> list[inspect.Parameter]:
         # A form has them as parts instead, so that beside a body none can be said to be required.
         required = described.required and spec.body != "blob-field"
         query = Annotated[annotation, Query(alias=parameter.name, description=about)]
-        found.append(_parameter(f"offloop_{described.name}", query, ... if required else None))
+        found.append(_parameter(f"offloop_{described.name}", query, ... if required else _default(described)))
     return found
 
 
@@ -110,9 +113,11 @@ def _declared_body(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> list[inspect
     if spec.body != "json":
         return []
     annotation: Any = endpoint.request
-    if spec.path_fields or not known_to_pydantic(annotation):
-        annotation = Annotated[Any, WithJsonSchema(_without(schema_of(annotation), spec.path_fields))]
-    return [_parameter("offloop_body", Annotated[annotation, Body()])]
+    if not spec.path_fields and known_to_pydantic(annotation):
+        return [_parameter("offloop_body", Annotated[annotation, Body()])]
+    schema = _without(schema_of(annotation), spec.path_fields)
+    body = Body(title=schema.get("title"))
+    return [_parameter("offloop_body", Annotated[Annotated[Any, WithJsonSchema(schema)], body])]
 
 
 def _undeclared_body(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> dict[str, Any] | None:
@@ -136,13 +141,16 @@ def _without(schema: Schema, names: tuple[str, ...]) -> Schema:
 
 def _schema(described: Field) -> Any:
     """A field's type as FastAPI takes it for a parameter whatever it is: anything at all, with its schema."""
-    default = described.info.get_default()
     schema = schema_of(described.annotation)
-    if not described.required and isinstance(default, str | int | float):
-        schema["default"] = default
     if described.info.title:
         schema["title"] = described.info.title
     return Annotated[Any, WithJsonSchema(schema)]
+
+
+def _default(described: Field) -> Any:
+    """A default that can be written into a document; None for every other, which says no more than "not required"."""
+    default = described.info.get_default()
+    return default if isinstance(default, str | int | float) else None
 
 
 def _parameter(name: str, annotation: Any, default: Any = ...) -> inspect.Parameter:

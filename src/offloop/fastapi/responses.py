@@ -4,16 +4,16 @@ Owns the rows of the contract's table as documentation: statuses, examples, head
 examples are made by the code that makes the answers. It serves no request.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from offloop import errors
 from offloop.fastapi import problems
 from offloop.fastapi.schemas import schema_of
-from offloop.graph.endpoint import Endpoint
+from offloop.graph.endpoint import Endpoint, policy_of
 
 PROBLEM_JSON = "application/problem+json"
 Responses = dict[int | str, dict[str, Any]]
@@ -65,16 +65,19 @@ OF_THE_BODY = {errors.UnsupportedMediaType, errors.UploadTimeout}
 """Rows that only a route can meet whose body offloop reads."""
 
 
-def problem_responses(endpoint: Endpoint[Any, Any]) -> Responses:
+def problem_responses(endpoint: Endpoint[Any, Any] | Callable[..., Any]) -> Responses:
     """What an own route that calls `off.ask(endpoint, …)` may answer, for its `responses=`.
 
     Args:
-        endpoint: whose failures; its declared problems are among them.
+        endpoint: whose failures, as `Endpoint` or decorated function; its declared problems are among them.
 
     Returns:
         By status; schemas are written out in place, so that the route's app need not include anything else.
+
+    Raises:
+        UsageError: it is no endpoint.
     """
-    found = _responses(endpoint, schema_of(OffloopProblem), without=OF_THE_BODY)
+    found = _responses(_terms(endpoint), schema_of(OffloopProblem), without=OF_THE_BODY)
     if 422 in found:  # where it is not, FastAPI describes its own
         found[422]["content"]["application/json"] = {"schema": schema_of(HTTPValidationError), "example": _INVALID}
     return found
@@ -82,17 +85,31 @@ def problem_responses(endpoint: Endpoint[Any, Any]) -> Responses:
 
 def route_responses(endpoint: Endpoint[Any, Any]) -> Responses:
     """Every row of the table for a route of offloop's own, with schemas in `components`."""
-    found = _responses(endpoint, _ref(OffloopProblem), without=set())
+    found = _responses(_terms(endpoint), _ref(OffloopProblem), without=set())
     invalid = found.setdefault(422, _response(422))
     invalid["content"]["application/json"] = {"schema": _ref(HTTPValidationError), "example": _INVALID}
     return found
 
 
-def _responses(
-    endpoint: Endpoint[Any, Any], problem: dict[str, Any], *, without: set[type[errors.OffloopError]]
-) -> Responses:
+class _Terms(NamedTuple):
+    """What an endpoint says of its failures."""
+
+    name: str
+    problems: Sequence[type[errors.Problem]]
+    idempotent: bool
+
+
+def _terms(endpoint: Endpoint[Any, Any] | Callable[..., Any]) -> _Terms:
+    if isinstance(endpoint, Endpoint):
+        return _Terms(endpoint.name, endpoint.problems, endpoint.idempotent)
+    if (policy := policy_of(endpoint)) is None:
+        raise errors.UsageError(f"{endpoint!r} is no Endpoint and no function under @endpoint")
+    return _Terms(endpoint.__name__, policy.get("problems", ()), policy.get("idempotent", False))
+
+
+def _responses(terms: _Terms, problem: dict[str, Any], *, without: set[type[errors.OffloopError]]) -> Responses:
     found: Responses = {}
-    for error in _failures(endpoint):
+    for error in _failures(terms):
         if type(error) in without:
             continue
         response = found.setdefault(error.status, _response(error.status))
@@ -102,18 +119,18 @@ def _responses(
     return found
 
 
-def _failures(endpoint: Endpoint[Any, Any]) -> Iterator[errors.OffloopError]:
+def _failures(terms: _Terms) -> Iterator[errors.OffloopError]:
     """One occurrence of each."""
     for error in errors.BY_REASON.values():
         # 499 is never sent, and a payload that does not validate has a shape of its own.
         if error in (errors.Cancelled, errors.InvalidPayload):
             continue
         for started in (False, True) if error is errors.DrainCut else (error in BEGUN,):
-            yield error(endpoint=endpoint.name, started=started, retry_safe=not started or endpoint.idempotent)
-    for problem in endpoint.problems:
+            yield error(endpoint=terms.name, started=started, retry_safe=not started or terms.idempotent)
+    for problem in terms.problems:
         said = problem.__new__(problem)  # its `__init__` is the user's, and may take anything
         errors.Problem.__init__(said)
-        said.endpoint = endpoint.name
+        said.endpoint = terms.name
         yield said
 
 

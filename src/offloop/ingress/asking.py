@@ -15,9 +15,7 @@ async def outcome_of(
     Cancelling the caller cancels the request.
     """
     promise: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    waiter = gateway.open(
-        endpoint, promise, request_id=request_id, timeout=timeout, declared=len(encoded.payload)
-    )
+    waiter = gateway.open(endpoint, promise, request_id=request_id, timeout=timeout, declared=len(encoded.payload))
     try:
         gateway.send(
             waiter, encoded.payload, form=encoded.form, media_type=encoded.media_type, filename=encoded.filename

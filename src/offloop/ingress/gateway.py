@@ -407,7 +407,7 @@ class Gateway:
                     t=now, kind="terminal", rid=waiter.rid, endpoint=waiter.policy.name, request_id=waiter.request_id,
                     attempt=outcome.attempt, deadline=waiter.deadline, outcome=outcome.reason, started=outcome.started,
                     admitted_at=waiter.admitted_at, begun_at=outcome.begun_at or waiter.begun_at,
-                    ended_at=outcome.ended_at,
+                    ended_at=outcome.ended_at, size=len(outcome.payload),
                 )
             )  # fmt: skip
         promise, waiter.promise = waiter.promise, None
@@ -494,6 +494,7 @@ class Gateway:
 
     def _replace_wedged(self) -> None:
         for worker in self.crew.replaceable():
+            self._events.emit(self._clock(), "replace", worker=worker, outcome="wedged")
             self._workforce.replace(worker)
 
     # ---- life
@@ -524,16 +525,16 @@ class Gateway:
                 self.lifecycle.move(Move.REFUSE)
                 if not self.waiters and self.lifecycle.state is State.DRAINING:
                     self._empty(now)
-            elif step is Step.CUT:
+            else:
                 self._cut(now)
 
     def _cut(self, now: float) -> None:
         """The budget has ended: everyone left gets an outcome."""
         self._sink.settle()
-        left = [waiter for waiter in self.waiters if waiter.phase is not Phase.RECALLED]
-        self.cut += len(left)
-        for waiter in left:
-            self._take_down(waiter, "drain-cut", now)
+        for waiter in self.waiters:
+            if waiter.phase < Phase.RECALLED:  # the others are ending already
+                self.cut += 1
+                self._take_down(waiter, "drain-cut", now)
 
     def _empty(self, now: float) -> None:
         self.lifecycle.move(Move.EMPTY)
@@ -553,9 +554,7 @@ class Gateway:
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float
     ) -> errors.OffloopError:
         self.refused += 1
-        self._events.emit(
-            now, "reject", rid=rid, endpoint=policy.name, request_id=request_id, outcome=refusal.reason
-        )
+        self._events.emit(now, "reject", rid=rid, endpoint=policy.name, request_id=request_id, outcome=refusal.reason)
         return self._error(policy, request_id, refusal, now)
 
     def _error(
@@ -567,10 +566,10 @@ class Gateway:
         )  # fmt: skip
 
     def retry_after(self, waiter: Waiter, outcome: Outcome) -> int | None:
-        """Seconds for Retry-After where the outcome's answer is a 503; None for the rest."""
+        """Seconds for Retry-After where the outcome's answer is a 429 or 503; None for the rest."""
         error = errors.BY_REASON.get(outcome.reason)
         cut_before = outcome.reason == "drain-cut" and outcome.started is False
-        if error is None or outcome.status or not (error.status == 503 or cut_before):
+        if error is None or outcome.status or not (error.status in (429, 503) or cut_before):
             return None
         return self._admission.retry_after(errors.QueueFull, waiter.policy, self._clock())
 

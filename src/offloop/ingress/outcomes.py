@@ -6,6 +6,7 @@ import msgspec
 
 from offloop import errors
 from offloop.core.policy import Policy
+from offloop.graph.payloads import errors_from_json
 from offloop.messages import Outcome
 
 
@@ -39,13 +40,14 @@ def error_of(
         context: dict[str, Any] = {
             "started": outcome.started,
             "retry_safe": safe,
-            "retry_after": retry_after if known.status in (429, 503) or outcome.reason == "drain-cut" else None,
             "debug": outcome.debug,
         }
         if known is errors.InvalidPayload:
-            error = errors.InvalidPayload(msgspec.json.decode(outcome.payload), **context)
+            error = errors.InvalidPayload(errors_from_json(outcome.payload), **context)
         else:
             error = known(**context)
+        # By the error's own status: a drain's cut is a 503 or a 504.
+        error.retry_after = retry_after if error.status in (429, 503) else None
     error.endpoint, error.request_id = policy.name, request_id
     return error
 

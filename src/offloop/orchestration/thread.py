@@ -53,13 +53,13 @@ class ThreadWorkforce:
         try:
             await _in_thread("offloop-services", self._open_services)
         except Exception as cause:
-            raise errors.StartError(f"a service could not be built: {type(cause).__name__}: {cause}") from cause
+            raise errors.StartError(f"a service could not be built: {_line(cause)}") from cause
         try:
             for _ in range(self._threads):
                 self._start_loop()
         except Exception as cause:
             await self.stop(UNDO_WITHIN)
-            raise errors.StartError(f"a loop could not be started: {type(cause).__name__}: {cause}") from cause
+            raise errors.StartError(f"a loop could not be started: {_line(cause)}") from cause
 
     def _open_services(self) -> None:
         self._services.open()
@@ -167,3 +167,8 @@ async def _in_thread(name: str, work: Callable[[], None]) -> None:
     finally:
         if done.done() and not done.cancelled():
             thread.join()  # it has told its outcome, and that is the last it does
+
+
+def _line(failure: BaseException) -> str:
+    """An exception on one line; the rest of what it says is in the traceback."""
+    return f"{type(failure).__name__}: {failure}".splitlines()[0]

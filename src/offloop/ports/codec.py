@@ -29,4 +29,8 @@ class Codec(Protocol):
     def decode_reply(self, encoded: Encoded) -> Any:
         """The reply as `ask` returns it."""
 
-    def encode_chunk(self, message: Any) -> Encoded: ...
+    def encode_chunk(self, message: Any) -> Encoded:
+        """A stream message. Raises as `encode_reply` does."""
+
+    def decode_chunk(self, encoded: Encoded) -> Any:
+        """The stream message as a caller in Python gets it."""

@@ -17,6 +17,7 @@ from offloop.clock import Clock
 from offloop.context import running
 from offloop.events import Event, Events, Kind, Observer
 from offloop.graph.job import Job
+from offloop.graph.payloads import errors_json
 from offloop.graph.program import Program
 from offloop.graph.services import Services
 from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome
@@ -28,7 +29,6 @@ log = logging.getLogger("offloop.nodes")
 
 IDLE = 1.0
 """Seconds after which an idle loop looks whether it is to stop; a stop wakes it anyway."""
-
 
 
 class Span(Protocol):
@@ -125,7 +125,7 @@ class SyncRunner:
         try:
             message = out.codec.decode_request(envelope)
         except errors.InvalidPayload as invalid:
-            out.end(reason="invalid-payload", payload=to_json(invalid.errors, inf_nan_mode="null"), started=False)
+            out.end(reason="invalid-payload", payload=errors_json(invalid.errors), started=False)
             return
         job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled)
         span = self._spans(envelope)
@@ -242,7 +242,8 @@ class _Out:
             see(
                 Event(
                     t=now, kind="finish", rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
-                    deadline=envelope.deadline, outcome=self.reason, worker=runner.name,
+                    deadline=envelope.deadline, outcome=self.reason, size=len(self._ended.get("payload", b"")),
+                    worker=runner.name,
                 )
             )  # fmt: skip
         if self.reason == "cancelled":

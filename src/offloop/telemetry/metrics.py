@@ -31,7 +31,7 @@ Snapshot = Callable[[], Mapping[str, Any]]
 
 
 class _Histogram:
-    """Plain numbers: observing is one bisection and two additions."""
+    """Plain numbers. Below zero (of two clocks that differ) counts as no time at all."""
 
     __slots__ = ("counts", "total")
 
@@ -40,9 +40,9 @@ class _Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        seconds = max(seconds, 0.0)  # of two clocks that differ, no more can be known
         self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+        if seconds > 0.0:
+            self.total += seconds
 
 
 class _Series:
@@ -65,7 +65,7 @@ class Metrics(Collector):
         snapshot: tells the gauges; it may itself cause events.
     """
 
-    kinds: frozenset[Kind] = frozenset({"terminal", "reject", "late_drop", "worker_lost"})
+    kinds: frozenset[Kind] = frozenset({"terminal", "reject", "late_drop", "worker_lost", "replace"})
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -137,7 +137,9 @@ class Metrics(Collector):
                 rejected.add_metric((endpoint, reason), count)
         late = CounterMetricFamily("offloop_late_replies", "Late or duplicate replies, dropped.", value=self._late)
         restarts = CounterMetricFamily(
-            "offloop_worker_restarts", "Workers that were lost without being stopped.", labels=("reason",)
+            "offloop_worker_restarts",
+            "Workers that were lost without being stopped, or replaced because they were wedged.",
+            labels=("reason",),
         )
         for reason, count in self._lost.items():
             restarts.add_metric((reason,), count)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from offloop.assembly import Runtime, alive
+from offloop.assembly import alive
 from offloop.core.waiters import Waiter
 
 GRACE = 0.5
@@ -31,29 +31,32 @@ def no_waiters_left() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     # Here and not in the fixture's end: fixtures that leave an Offloop may run before it, and their drain settles all.
+    before = set(_waiters())
     result = yield
     if "no_waiters_left" in getattr(item, "fixturenames", ()):
-        left = list(_left())
+        left = [f"  {_told(waiter)}" for waiter in _left_since(before)]
         if left:
             pytest.fail("\n".join(["the test left waiters behind:", *left]), pytrace=False)
     return result
 
 
-def _left() -> Iterator[str]:
+def _waiters() -> Iterator[Waiter]:
     for runtime in tuple(alive):
-        if runtime.loop.is_running():  # in another thread: what it is about to do needs a moment
-            _wait(runtime)
-        for waiter in runtime.gateway.waiters:
-            yield f"  {_told(waiter)}"
+        yield from runtime.gateway.waiters
 
 
-def _wait(runtime: Runtime) -> None:
-    """Until it has no waiters, or the grace is over. It looks again and again: no other thread is told of their end."""
-    pause = threading.Event()
-    for _ in range(int(GRACE / PAUSE)):
-        if not len(runtime.gateway.waiters):
-            return
+def _left_since(before: set[Waiter]) -> list[Waiter]:
+    """Those that were not there before; an event loop that runs in another thread is given a moment to end them.
+
+    It looks again and again, for no other thread is told of a waiter's end.
+    """
+    pause, looks = threading.Event(), int(GRACE / PAUSE)
+    while left := [waiter for waiter in _waiters() if waiter not in before]:
+        if not looks or not any(runtime.loop.is_running() for runtime in tuple(alive)):
+            break
+        looks -= 1
         pause.wait(PAUSE)
+    return left
 
 
 def _told(waiter: Waiter) -> str:

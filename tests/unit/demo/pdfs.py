@@ -19,20 +19,28 @@ def showing(text: str) -> bytes:
     return f"BT /F1 12 Tf 14 TL 1 0 0 1 60 760 Tm\n{shown}\nET".encode("cp1252")
 
 
-def pdf_of_streams(streams: Sequence[bytes], *, catalog: str = "/Pages 2 0 R", extra: str = "") -> bytes:
-    """A PDF with these content streams, one for each page. `extra` goes into each page's resources."""
+def pdf_of_streams(
+    streams: Sequence[bytes], *, catalog: str = "/Pages 2 0 R", resources: str = "", objects: Sequence[bytes] = ()
+) -> bytes:
+    """A PDF with these content streams, one for each page.
+
+    Args:
+        streams: the pages' instructions.
+        catalog: where the page tree is.
+        resources: of each page, beside the font F1.
+        objects: more objects, numbered from 4 + 2 * len(streams).
+    """
     kids = " ".join(f"{4 + 2 * index} 0 R" for index in range(len(streams)))
     bodies = [
         f"<< /Type /Catalog {catalog} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} /MediaBox [0 0 595 842] "
-        f"/Resources << /Font << /F1 3 0 R >> {extra} >> >>".encode(),
+        f"/Resources << /Font << /F1 3 0 R >> {resources} >> >>".encode(),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
     ]
     for index, stream in enumerate(streams):
-        packed = zlib.compress(stream, 9)
         bodies.append(f"<< /Type /Page /Parent 2 0 R /Contents {5 + 2 * index} 0 R >>".encode())
-        head = f"<< /Length {len(packed)} /Filter /FlateDecode >>\nstream\n".encode()
-        bodies.append(head + packed + b"\nendstream")
+        bodies.append(packed(stream))
+    bodies += objects
     out = bytearray(b"%PDF-1.4\n")
     offsets = []
     for number, body in enumerate(bodies, start=1):
@@ -43,6 +51,22 @@ def pdf_of_streams(streams: Sequence[bytes], *, catalog: str = "/Pages 2 0 R", e
     out += f"xref\n0 {len(bodies) + 1}\n0000000000 65535 f \n{table}".encode()
     out += f"trailer\n<< /Size {len(bodies) + 1} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n".encode()
     return bytes(out)
+
+
+def packed(stream: bytes, entries: str = "") -> bytes:
+    """A stream object, compressed. `entries` are added to its dictionary."""
+    data = zlib.compress(stream, 9)
+    return f"<< /Length {len(data)} /Filter /FlateDecode {entries} >>\nstream\n".encode() + data + b"\nendstream"
+
+
+def forms(*, calls: int, instructions: int) -> bytes:
+    """A PDF of one page that shows the same form so often, which has so many instructions."""
+    form = packed(
+        b"q Q " * (instructions // 2) + showing("again"),
+        "/Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /Font << /F1 3 0 R >> >>",
+    )
+    page = b"/X Do " * calls + showing("page")
+    return pdf_of_streams([page], resources="/XObject << /X 6 0 R >>", objects=[form])
 
 
 def encrypted(data: bytes, *, user: str, owner: str = "owner") -> bytes:

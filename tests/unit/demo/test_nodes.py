@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,8 @@ from offloop.demo.nodes import (
     rank_words,
     read_pdf,
 )
-from tests.unit.demo.pdfs import encrypted, encrypted_with_aes, pdf, pdf_of_streams, showing
+from offloop.messages import Envelope
+from tests.unit.demo.pdfs import encrypted, encrypted_with_aes, forms, pdf, pdf_of_streams, showing
 
 QUEUE = "A queue is a place where work waits.\nA bounded queue has an end (and says so)."
 LOOP = "The event loop greets callers. The event loop never reads documents."
@@ -40,10 +42,8 @@ def refused(data: bytes) -> Problem:
 
 
 def test_pages_come_one_by_one_and_then_the_document() -> None:
-    *pages, document = run(pdf(QUEUE, LOOP))
-
-    assert pages == [Page(number=1, text=QUEUE, words=17), Page(number=2, text=LOOP, words=11)]
-    assert document == Document(filename="some.pdf", pages=pages, words=28)
+    pages = [Page(number=1, text=QUEUE, words=17), Page(number=2, text=LOOP, words=11)]
+    assert run(pdf(QUEUE, LOOP)) == [*pages, Document(filename="some.pdf", pages=pages, words=28)]
 
 
 def test_the_known_text_leads_to_the_known_keywords() -> None:
@@ -62,8 +62,41 @@ def test_progress_counts_pages() -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_cancelled_job_reads_no_further_page_and_makes_no_document() -> None:
-    assert run(pdf("one", "two", "three"), Job.fake(cancelled=True)) == [Page(number=1, text="one", words=1)]
+class Leaving:
+    """A caller who leaves after so many looks at whether it is still there."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def job_of(caller: Callable[[], bool]) -> Job:
+    envelope = Envelope(rid="r1", endpoint="read", payload=b"", deadline=10.0)
+    return Job(envelope, clock=lambda: 0.0, cancelled=caller)
+
+
+def test_a_cancelled_job_reads_nothing() -> None:
+    assert run(pdf("one", "two", "three"), Job.fake(cancelled=True)) == []
+
+
+def test_a_caller_who_leaves_between_pages_gets_no_further_page_and_no_document() -> None:
+    left = threading.Event()
+    pages = read_pdf(Blob(pdf("one", "two", "three")), job_of(left.is_set))
+    assert next(pages) == Page(number=1, text="one", words=1)
+    left.set()
+    assert list(pages) == []
+
+
+def test_a_caller_who_leaves_in_the_middle_of_a_page_ends_it_however_deep_its_forms_are() -> None:
+    # 200 times a form of 50,000 instructions: minutes of work in a file of two kilobytes.
+    slow = forms(calls=200, instructions=50_000)
+    assert len(slow) < 3000
+    caller = Leaving(looks=1000)
+    assert run(slow, job_of(caller)) == []
+    assert caller.left < 0
 
 
 def test_a_page_without_text_is_a_page() -> None:

@@ -31,12 +31,14 @@ class Caller:
         }  # fmt: skip
         self.sent: list[Message] = []
         self.received = 0
-        self._said: asyncio.Queue[Message] = asyncio.Queue()
+        self._said: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._heard = asyncio.Condition()
         self.task = asyncio.create_task(app(scope, self._receive, self._send))  # type: ignore[arg-type]
 
     async def _receive(self) -> Message:
         message = await self._said.get()
+        if isinstance(message, Exception):
+            raise message
         self.received += 1
         return message
 
@@ -51,6 +53,10 @@ class Caller:
 
     def leave(self) -> None:
         self._said.put_nowait({"type": "http.disconnect"})
+
+    def breaks(self, fault: Exception) -> None:
+        """The connection fails where it is listened to."""
+        self._said.put_nowait(fault)
 
     async def hears(self, count: int) -> None:
         """Until so many messages were sent."""

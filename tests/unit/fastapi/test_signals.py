@@ -1,5 +1,7 @@
 import asyncio
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -283,3 +285,45 @@ def test_an_interrupt_without_a_handler_of_its_own_ends_the_loops_run_after_the_
     finally:
         loop.close()
         signal.signal(INT, before)
+
+
+# ---- a real process
+
+PLAIN = """
+import asyncio, threading
+from fastapi import FastAPI
+from offloop import Offloop, Settings
+from offloop.fastapi import OffloopRouter
+from tests.unit.fastapi import program
+
+off = Offloop("tests.unit.fastapi.program", settings=Settings(threads=1, gc_freeze=False))
+app = FastAPI()
+app.include_router(OffloopRouter(off))
+
+async def main():
+    async with app.router.lifespan_context(app):
+        asking = asyncio.create_task(off.ask(program.wait, program.Wait()))
+        while not off.status()["workers"]["busy"]:
+            await asyncio.sleep(0)
+        print("busy", flush=True)
+        while off.ready:
+            await asyncio.sleep(0)
+        print("draining", flush=True)
+        program.OPEN.set()
+        print((await asking).words, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_plain_program_drains_before_the_signal_has_its_usual_effect(number):
+    with subprocess.Popen([sys.executable, "-c", PLAIN], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"busy\n"
+        child.send_signal(number)
+        out, err = child.communicate(timeout=30)
+    assert out == b"draining\n0\n", err
+    # Python turns an interrupt of its own into the same death, after its `finally` blocks.
+    assert child.returncode == -number, err

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PlainSerializer, RootModel, computed_field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -99,6 +99,7 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 def test_a_reply_of_every_kind_comes_back_as_it_was(reply: Any, messages: st.SearchStrategy[Any]) -> None:
     of = codec(reply)
 
+    @settings(max_examples=30)
     @given(messages)
     def check(message: Any) -> None:
         sent = of.encode_reply(message)

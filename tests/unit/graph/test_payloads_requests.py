@@ -15,7 +15,16 @@ from fastapi import Body, FastAPI, Form, Path, Query
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from offloop import errors
 from offloop.graph.endpoint import Endpoint
@@ -300,13 +309,29 @@ def test_a_strict_model_takes_a_date_from_json_and_is_told_of_nothing_else() -> 
     assert [(error["type"], error["loc"]) for error in found] == [("int_type", ["body", "size"])]
 
 
+class Picky(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def not_from_json(cls, value: str, info: ValidationInfo) -> str:
+        if info.mode == "json":
+            raise ValueError("not from JSON")
+        return value
+
+
+def test_the_text_of_the_json_decides() -> None:
+    (error,) = refused(codec(Picky), envelope(b'{"word":"a"}'))
+    assert (error["loc"], error["ctx"]) == (["body", "word"], {"error": "not from JSON"})
+
+
 class Encoded64(BaseModel):
     model_config = ConfigDict(val_json_bytes="base64")
 
     data: bytes
 
 
-def test_what_only_the_text_of_the_json_shows_to_be_wrong_is_refused() -> None:
+def test_bytes_are_read_as_their_model_says() -> None:
     (error,) = refused(codec(Encoded64), envelope(b'{"data":"!"}'))
     assert (error["type"], error["loc"], error["input"]) == ("bytes_invalid_encoding", ["body", "data"], "!")
 
@@ -398,6 +423,12 @@ def test_an_error_of_the_whole_beside_a_body_shows_the_body_alone() -> None:
     whole = codec(Whole, http="PUT /{low}")
     (error,) = refused(whole, envelope(b'{"high":1}', fields=(("path", "low", "2"),)))
     assert (error["loc"], error["input"]) == (["body"], {"high": 1})
+
+
+def test_a_body_is_missing_even_if_all_its_fields_have_defaults() -> None:
+    whole = codec(Whole, http="PUT /{low}")
+    (error,) = refused(whole, envelope(b"", fields=(("path", "low", "2"),)))
+    assert (error["type"], error["loc"]) == ("missing", ["body"])
 
 
 # ---- Blobs

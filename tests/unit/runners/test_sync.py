@@ -4,7 +4,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -37,6 +36,25 @@ class Seen:
 
     def __call__(self, event: Event, /) -> None:
         self.events.append(event)
+
+
+class Span:
+    """A span that tells its story."""
+
+    def __init__(self, story: list[str], at_the_end: Exception | None = None) -> None:
+        self.story = story
+        self.at_the_end = at_the_end
+
+    def __enter__(self) -> None:
+        self.story.append("enter")
+
+    def end(self, reason: str) -> None:
+        self.story.append(reason)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.story.append(f"exit {kind.__name__}" if kind else "exit")
+        if self.at_the_end is not None:
+            raise self.at_the_end
 
 
 class Bench:
@@ -393,13 +411,12 @@ def test_a_scope_that_fails_at_its_end_changes_nothing_for_the_caller(bench: Ben
 
 
 def test_a_span_that_fails_at_its_end_changes_nothing_for_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    @contextmanager
-    def span(envelope: Envelope) -> Iterator[None]:
-        yield
-        raise ValueError(f"no end of {envelope.rid}")
+    def broken(envelope: Envelope) -> Span:
+        return Span([], at_the_end=ValueError(f"no end of {envelope.rid}"))
 
-    assert Bench(spans=span).outcome("plain").reason == "ok"
+    assert Bench(spans=broken).outcome("plain").reason == "ok"
     assert "plain: failed after its reply" in caplog.text
+    assert "no end of r1" in caplog.text
 
 
 # ---- what is told to whom
@@ -440,25 +457,23 @@ def test_the_context_names_the_request_that_runs_and_no_other(bench: Bench, does
     assert running.get() is None
 
 
-def test_spans_are_around_the_nodes_and_see_what_they_raise(does: Any) -> None:
-    story: list[str] = []
-
-    @contextmanager
-    def span(envelope: Envelope) -> Iterator[None]:
-        story.append(f"enter {envelope.endpoint}")
-        try:
-            yield
-        except ValueError:
-            story.append("saw")
-            raise
-
-    def act(*args: Any) -> None:
-        story.append("node")
-        raise ValueError
-
-    does("plain", act)
-    assert Bench(spans=span).outcome("plain").reason == "node-failed"
-    assert story == ["enter plain", "node", "saw"]
+@pytest.mark.parametrize(
+    ("endpoint", "act", "story"),
+    [
+        ("plain", None, ["enter", "ok", "exit"]),
+        ("plain", ValueError(), ["enter", "exit ValueError"]),
+        ("plain", program.Refused(), ["enter", "exit Refused"]),
+        ("empty", None, ["enter", "no-reply", "exit"]),
+    ],
+)
+def test_spans_are_around_the_nodes_and_see_how_it_went(
+    does: Any, endpoint: str, act: Exception | None, story: list[str]
+) -> None:
+    told: list[str] = []
+    if act is not None:
+        does(endpoint, raises(act))
+    Bench(spans=lambda _: Span(told)).handle(endpoint)
+    assert told == story
 
 
 # ---- the loop itself

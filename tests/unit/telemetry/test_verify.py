@@ -101,7 +101,7 @@ def test_nothing_follows_from_what_is_absent_from_a_log_with_a_gap() -> None:
     lines = without(lines, "admit", "reject", rid="c")
     lines = without(lines, "terminal", "waiter_del", rid="h")
     lines = without(lines, "late_drop", rid="g")
-    assert check(lines).violated == (1, 2, 3, 7, 9)
+    assert check(lines).violated == (1, 2, 3, 7, 8, 9)
     assert check([line for line in lines if line["seq"] != 40]).violated == ()
 
 
@@ -363,6 +363,13 @@ def test_4_a_place_in_the_queue_is_free_as_soon_as_time_or_order_says_so() -> No
     assert report[4].state == "held"
 
 
+def test_4_what_begins_in_the_instant_of_its_admission_was_never_in_the_queue() -> None:
+    story = Story(queue_limit=1)
+    for rid in "abc":
+        story.ok(rid, 1.0, wait=0.0)
+    assert check(story.lines())[4].state == "held"
+
+
 def test_4_cannot_tell_without_limits() -> None:
     cannot(check(changed(day().lines(), lambda line: line | {"limit": 0})), 4, "the queue's limit is not in the log")
     cannot(check(changed(day().lines(), lambda line: line | {"limit": 0})), 4, "an endpoint's `max_in_flight`")
@@ -435,6 +442,16 @@ def test_5_a_loop_that_claims_while_the_caller_leaves_has_not_begun_after_it() -
     assert check(story.lines())[5].state == "held"
     far = changed(story.lines(), lambda line: line | {"t": 1.3} if line["kind"] in {"start", "dequeue"} else line)
     only(check(far), 5, "z began after its caller had gone")
+
+
+def test_5_a_loop_that_is_done_while_the_caller_leaves_has_not_begun_after_it() -> None:
+    story = Story()
+    story.ok("z", 1.0, wait=0.1, run=0.001)
+    story.say(1.0999, "disconnect", "z", outcome="cancelled")
+    assert check(story.lines())[5].state == "held"
+    story.ok("y", 2.0, wait=0.1, run=0.1)
+    story.say(2.0999, "disconnect", "y", outcome="cancelled")
+    only(check(story.lines()), 5, "y began after its caller had gone")
 
 
 def test_5_an_invalid_payload_is_claimed_and_nothing_of_the_program_began() -> None:
@@ -553,6 +570,17 @@ def test_7_a_request_that_had_not_begun_is_forgotten() -> None:
     for rid, t in (("y", 6.0), ("x", 5.0), ("w", 7.0)):
         story.ok(rid, t)
     only(check(story.lines()), 7, "z waited when a worker died, and was passed over")
+
+
+def test_7_behind_a_worker_that_hangs_a_request_is_overtaken_rightfully() -> None:
+    for others, state in (((), "violated"), (("loop-2",), "held")):
+        story = Story(mode="process")
+        for worker in ("loop-1", "loop-of-h", *others):
+            story.say(0.5, "worker_up", worker=worker)
+        story.lost("h", 1.6)
+        story.expired("z", 1.65)
+        story.ok("y", 6.0)
+        assert check(story.lines())[7].state == state
 
 
 def test_7_a_lag_excuses_a_late_end() -> None:

@@ -65,9 +65,14 @@ def _in_time(request: Request, admit: Line, start: Line, found: Findings) -> Non
 
 
 def _raced(request: Request, cancel: Line, start: Line) -> bool:
-    """Whether the loop had claimed it before it could be taken back, and the two clock readings crossed."""
+    """Whether the loop had claimed it before it could be taken back, and the two clock readings crossed.
+
+    The web side says so itself: it does not deny that it had begun, and it gave it up, or had its outcome, at once.
+    """
     end = request.ended
-    return end is not None and end.outcome == "cancelled" and end.started is not False and start.t - cancel.t < LAG
+    if end is None or end.started is False or start.t - cancel.t >= LAG:
+        return False
+    return end.outcome == "cancelled" or end.t - cancel.t < LAG
 
 
 # ---- promise 6

@@ -3,6 +3,8 @@
 Each function checks one promise. Where nothing died, drained or came late, there is nothing to judge.
 """
 
+from collections import defaultdict
+
 from offloop.events import STOPPED
 from offloop.telemetry.verify.history import LAG, History, Request, Run, after
 from offloop.telemetry.verify.lines import Line
@@ -34,7 +36,7 @@ def death_is_contained(history: History, found: Findings) -> None:
             overtakers = _overtakers(lost, requests)
             for request in requests:
                 _struck(request, lost, run, found)
-                _forgotten(request, lost, overtakers, found)
+                _forgotten(request, lost, overtakers, run, found)
         for request in requests if deaths else ():
             end = request.ended
             if end and end.outcome == "worker-lost" and not request.all("start"):
@@ -66,27 +68,41 @@ def _struck(request: Request, lost: Line, run: Run, found: Findings) -> None:
     found.within(end.t, lost.t, AFTER_DEATH, run, f"{request.rid} outlived its worker's death", lost, end)
 
 
-def _overtakers(lost: Line, requests: list[Request]) -> dict[str, Line]:
-    """By endpoint, the earliest beginning of what was queued only after the death; it stood behind all else."""
-    earliest: dict[str, Line] = {}
+def _overtakers(lost: Line, requests: list[Request]) -> dict[str, dict[str, Line]]:
+    """By endpoint and worker, the earliest beginning of what was queued only after the death, behind all else."""
+    earliest: defaultdict[str, dict[str, Line]] = defaultdict(dict)
     for request in requests:
         queued, start = request.first("enqueue"), request.first("start")
         if queued and start and queued.t > lost.t + AFTER_DEATH:
-            known = earliest.get(queued.endpoint)
+            workers = earliest[queued.endpoint]
+            known = workers.get(start.worker)
             if known is None or after(known, start):
-                earliest[queued.endpoint] = start
+                workers[start.worker] = start
     return earliest
 
 
-def _forgotten(request: Request, lost: Line, overtakers: dict[str, Line], found: Findings) -> None:
-    """It was queued when a worker died, and never began: lost, if what came later began before its end."""
+def _forgotten(request: Request, lost: Line, overtakers: dict[str, dict[str, Line]], run: Run, found: Findings) -> None:
+    """It was queued when a worker died, and never began: lost, if what came later began before its end.
+
+    Loops that share a buffer take what comes first. Otherwise it may wait in the buffer of a worker that hangs, and is
+    overtaken rightfully: it is lost only if every worker has begun what came later.
+    """
     queued, began, end = request.first("enqueue"), request.first("start"), request.ended
     if queued is None or after(queued, lost) or (end and after(lost, end)) or (began and not after(began, lost)):
         return
     found.judge()
-    overtaker = overtakers.get(queued.endpoint)
-    if began is None and overtaker and end and after(end, overtaker):
-        found.violated(f"{request.rid} waited when a worker died, and was passed over", queued, lost, overtaker)
+    if began is not None or end is None:
+        return
+    passed = {worker: start for worker, start in overtakers.get(queued.endpoint, {}).items() if after(end, start)}
+    where = set(passed) if run.mode == "thread" else _there(run, lost.t, end.t)
+    if passed and where <= passed.keys():
+        found.violated(f"{request.rid} waited when a worker died, and was passed over", queued, lost, *passed.values())
+
+
+def _there(run: Run, since: float, until: float) -> set[str]:
+    """The workers that were there at some time in between."""
+    up = {line.worker for line in run.of("worker_up") if line.t <= until}
+    return up - {line.worker for line in run.of("worker_lost") if line.t <= since}
 
 
 # ---- promise 8

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from offloop.clock import monotonic
-from offloop.messages import Envelope, Withdrawn
+from offloop.messages import Envelope, Report, Withdrawn
 from offloop.ports.work import Delivery
 from offloop.testing.conformance.ends import Ends, Features
 from offloop.testing.conformance.web_side import DEADLINE, WebSide
@@ -37,6 +37,22 @@ class Suite(ABC):
         yield ends
         web.call(ends.close)
 
+    def taken_back(self, web: WebSide, ends: Ends, rid: str) -> bool:
+        """Withdraw it, and say whether it will never begin, however late the transport may tell."""
+        return self.told(web, rid, web.call(ends.sink.withdraw, rid))
+
+    def told(self, web: WebSide, rid: str, answer: bool | None) -> bool:
+        """What a withdrawal answered, or the `Withdrawn` that follows it."""
+        if answer is not None:
+            return answer
+        assert self.features.late_withdrawal, "withdraw answered None, which is the feature late_withdrawal"
+
+        def tells(report: Report) -> bool:
+            return isinstance(report, Withdrawn) and report.rid == rid
+
+        reports = web.until(lambda reports: any(map(tells, reports)), f"a Withdrawn for {rid}")
+        return Withdrawn(rid, begun=False) in reports
+
 
 def envelope(payload: bytes = b"{}", **fields: Any) -> Envelope:
     """One with an id of its own, due in a minute."""
@@ -59,19 +75,3 @@ def take(ends: Ends) -> Delivery:
     delivery = ends.source.get(DEADLINE)
     assert delivery is not None, f"nothing came within {DEADLINE} s"
     return delivery
-
-
-def taken_back(web: WebSide, ends: Ends, rid: str) -> bool:
-    """Withdraw it, and say whether it will never begin, however late the transport tells."""
-    answer = web.call(ends.sink.withdraw, rid)
-    return told_of(web, rid) if answer is None else answer
-
-
-def told_of(web: WebSide, rid: str) -> bool:
-    """The `Withdrawn` report of it."""
-
-    def answers(reports: list[Any]) -> list[Withdrawn]:
-        return [report for report in reports if isinstance(report, Withdrawn) and report.rid == rid]
-
-    reports = web.until(lambda reports: bool(answers(reports)), f"a Withdrawn for {rid}")
-    return answers(reports)[0].begun is False

@@ -9,7 +9,7 @@ import pytest
 from offloop.messages import Envelope
 from offloop.ports.work import Delivery
 from offloop.testing.conformance.ends import Ends
-from offloop.testing.conformance.suite import Suite, envelope, put, take, taken_back, told_of
+from offloop.testing.conformance.suite import Suite, envelope, put, take
 from offloop.testing.conformance.web_side import DEADLINE, WebSide, eventually, in_threads
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class WorkConformance(Suite):
     def test_what_was_withdrawn_never_begins(self, web: WebSide, ends: Ends) -> None:
         gone, stays = envelope(), envelope()
         put(web, ends, gone, stays)
-        assert taken_back(web, ends, gone.rid)
+        assert self.taken_back(web, ends, gone.rid)
         delivery = take(ends)
         if delivery.envelope.rid == gone.rid:
             assert not delivery.begin()
@@ -107,15 +107,15 @@ class WorkConformance(Suite):
     def test_what_a_loop_holds_can_be_withdrawn_until_it_begins(self, web: WebSide, ends: Ends) -> None:
         put(web, ends, envelope())
         delivery = take(ends)
-        assert taken_back(web, ends, delivery.envelope.rid)
+        assert self.taken_back(web, ends, delivery.envelope.rid)
         assert not delivery.begin()
 
     def test_what_has_begun_cannot_be_withdrawn(self, web: WebSide, ends: Ends) -> None:
         put(web, ends, envelope())
         delivery = take(ends)
         assert delivery.begin()
-        assert not taken_back(web, ends, delivery.envelope.rid)
-        assert not taken_back(web, ends, delivery.envelope.rid)
+        assert not self.taken_back(web, ends, delivery.envelope.rid)
+        assert not self.taken_back(web, ends, delivery.envelope.rid)
 
     def test_beginning_and_withdrawing_exclude_each_other(self, web: WebSide, ends: Ends) -> None:
         for _ in range(ROUNDS):
@@ -125,8 +125,7 @@ class WorkConformance(Suite):
             answer = web.begin(_racer(together, lambda: ends.sink.withdraw(rid)))  # noqa: B023  (awaited below)
             together.wait(DEADLINE)
             begun = delivery.begin()
-            withdrawn = answer.result(DEADLINE)
-            assert begun is not (told_of(web, rid) if withdrawn is None else withdrawn)
+            assert begun is not self.told(web, rid, answer.result(DEADLINE))
 
     def test_withdrawing_while_loops_take_work_leaves_each_with_one_of_them(self, web: WebSide, ends: Ends) -> None:
         sent = [envelope() for _ in range(ROUNDS)]
@@ -142,7 +141,7 @@ class WorkConformance(Suite):
 
         def withdraw() -> None:
             try:
-                withdrawn.update(each.rid for each in reversed(sent) if taken_back(web, ends, each.rid))
+                withdrawn.update(each.rid for each in reversed(sent) if self.taken_back(web, ends, each.rid))
             finally:
                 over.set()
 

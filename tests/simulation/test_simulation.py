@@ -1,0 +1,44 @@
+"""Thousands of random histories of the shipped gateway and core.
+
+`OFFLOOP_HISTORIES` says how many, `OFFLOOP_FIRST_HISTORY` from which seed on. A history that fails is made small and told with the
+command that runs it again.
+"""
+
+import os
+
+import pytest
+
+from tests.simulation.story import fails, smallest, tell
+
+HISTORIES = int(os.environ.get("OFFLOOP_HISTORIES", "2000"))
+FIRST = int(os.environ.get("OFFLOOP_FIRST_HISTORY", "0"))
+PARTS = 20
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_promises_hold_in_every_history(part: int) -> None:
+    for seed in range(FIRST + part, FIRST + HISTORIES, PARTS):
+        failure = fails(seed)
+        if failure is not None:
+            pytest.fail(tell(*smallest(seed, failure)), pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_promises_hold_in_many_more_histories() -> None:
+    for seed in range(FIRST + HISTORIES, FIRST + 10 * HISTORIES):
+        failure = fails(seed)
+        if failure is not None:
+            pytest.fail(tell(*smallest(seed, failure)), pytrace=False)
+
+
+def test_a_history_is_the_same_each_time() -> None:
+    from tests.simulation.history import History
+
+    def events(seed: int) -> list[object]:
+        history = History(seed)
+        history.run()
+        return list(history.recorder.events)
+
+    assert events(7) == events(7)
+    assert events(7) != events(8)

@@ -1,0 +1,96 @@
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from offloop.core.backlog import Backlog
+from offloop.messages import Envelope
+
+NUMBERS = st.integers(0, 8)
+SIZES = st.integers(0, 1000)
+
+
+def envelope(rid: str) -> Envelope:
+    return Envelope(rid=rid, endpoint="read", payload=b"", deadline=1.0)
+
+
+class Queue(RuleBasedStateMachine):
+    """The model is a list of places and a list of rids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog()
+        self.places: list[tuple[str, int]] = []
+        self.line: list[str] = []
+
+    def has_place(self, rid: str) -> bool:
+        return any(held == rid for held, _ in self.places)
+
+    @rule(number=NUMBERS, size=SIZES)
+    def reserve(self, number: int, size: int) -> None:
+        rid = f"r{number}"
+        if not self.has_place(rid):
+            self.backlog.reserve(rid, size)
+            self.places.append((rid, size))
+
+    @rule(number=NUMBERS, size=SIZES)
+    def resize(self, number: int, size: int) -> None:
+        rid = f"r{number}"
+        if self.has_place(rid):
+            self.backlog.resize(rid, size)
+            self.places = [(held, size if held == rid else was) for held, was in self.places]
+
+    @rule(number=NUMBERS)
+    def enqueue(self, number: int) -> None:
+        rid = f"r{number}"
+        if rid not in self.line:
+            self.backlog.enqueue(envelope(rid))
+            self.line.append(rid)
+
+    @rule(number=NUMBERS)
+    def enqueue_first(self, number: int) -> None:
+        rid = f"r{number}"
+        if rid not in self.line:
+            self.backlog.enqueue_first(envelope(rid))
+            self.line.insert(0, rid)
+
+    @rule()
+    def take(self) -> None:
+        taken = self.backlog.take()
+        assert (taken.rid if taken else None) == (self.line.pop(0) if self.line else None)
+
+    @rule(number=NUMBERS)
+    def leave(self, number: int) -> None:
+        rid = f"r{number}"
+        self.backlog.leave(rid)
+        self.places = [(held, size) for held, size in self.places if held != rid]
+        self.line = [held for held in self.line if held != rid]
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.backlog.depth == len(self.places)
+        assert self.backlog.bytes == sum(size for _, size in self.places)
+        assert self.backlog.waiting == len(self.line)
+        for number in range(9):
+            assert (f"r{number}" in self.backlog) == self.has_place(f"r{number}")
+            assert self.backlog.in_line(f"r{number}") == (f"r{number}" in self.line)
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_was_given_to_a_transport_keeps_its_place_until_it_begins() -> None:
+    backlog = Backlog()
+    backlog.reserve("r1", 10)
+    backlog.enqueue(envelope("r1"))
+    assert backlog.take() == envelope("r1")
+    assert (backlog.depth, backlog.bytes, backlog.waiting) == (1, 10, 0)
+    backlog.leave("r1")
+    assert (backlog.depth, backlog.bytes) == (0, 0)
+
+
+def test_what_a_dead_worker_had_not_begun_goes_to_the_front() -> None:
+    backlog = Backlog()
+    backlog.enqueue(envelope("r2"))
+    backlog.enqueue_first(envelope("r1"))
+    assert [backlog.take(), backlog.take(), backlog.take()] == [envelope("r1"), envelope("r2"), None]
