@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from offloop import errors
 from offloop.fastapi.entrance import guarded
+from offloop.fastapi.shortcuts import Shortcuts
 
 try:
     # Not public, and there is no public way: without it a route could not know the dependencies that hold for it.
@@ -31,9 +32,11 @@ class OffloopRoute(APIRoute):
 
     Attributes:
         bare: the ASGI application that serves it.
+        shortcuts: of the router that it belongs to.
     """
 
     bare: ASGIApp
+    shortcuts: Shortcuts | None = None
     proven: ClassVar[bool] = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -51,6 +54,8 @@ class OffloopRoute(APIRoute):
         found = self._entrances.get(id(inclusion))
         if found is None:
             found = self._entrances[id(inclusion)] = (inclusion, self.entrance(inclusion))
+            if self.shortcuts is not None:
+                self.shortcuts.learn(scope, self, inclusion, found[1])
         return found[1](scope, receive, send)  # type: ignore[return-value]  # an application is a coroutine function
 
     def entrance(self, inclusion: Any) -> ASGIApp:

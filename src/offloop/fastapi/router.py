@@ -10,6 +10,8 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi.routing import APIRouter, iter_route_contexts
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from offloop import errors
 from offloop.app import Offloop
@@ -20,6 +22,7 @@ from offloop.fastapi.http import HttpEndpoint
 from offloop.fastapi.openapi import documented
 from offloop.fastapi.responses import COMPONENTS
 from offloop.fastapi.route import Components, OffloopRoute, prove
+from offloop.fastapi.shortcuts import FOUND, Shortcuts, includer_of
 from offloop.graph.endpoint import Endpoint
 
 log = logging.getLogger("offloop")
@@ -42,6 +45,7 @@ class OffloopRouter(APIRouter):
         super().__init__(**options)
         self._off = off
         self._departures = Departures()
+        self._shortcuts = Shortcuts(self.routes)
         self._sockets: list[str] = []
         named = [off.program.find(endpoint) for endpoint in endpoints]
         for endpoint in named or off.program.endpoints.values():
@@ -76,6 +80,23 @@ class OffloopRouter(APIRouter):
         route = self.routes[-1]
         assert isinstance(route, OffloopRoute)
         route.bare = HttpEndpoint(self._off, endpoint, spec, self._departures)
+        route.shortcuts = self._shortcuts
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As any router's, but for what was matched before."""
+        shortcut = self._shortcuts.find(scope)
+        if shortcut is None:
+            return super().matches(scope)
+        scope[FOUND] = shortcut
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As any router's, but for what was matched before."""
+        shortcut = scope.pop(FOUND, None)
+        if shortcut is not None and shortcut.includer is includer_of(scope):
+            await shortcut.enter(scope)(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
     def _add_components(self) -> None:
         async def nothing() -> None: ...

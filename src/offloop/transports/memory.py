@@ -1,16 +1,16 @@
 """The transport inside one process: an event loop on one side, loop threads on the other.
 
-Owns the hand-over between them. Rests on what CPython and its free-threaded build guarantee: `SimpleQueue`, `deque`
-and `list.pop` are atomic. No lock is taken on the way of a request.
+Owns what travels between them and who has claimed it. Rests on what CPython and its free-threaded build guarantee:
+`deque` and `list.pop` are atomic. No lock is held on the way of a request.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 
 import msgspec
 
 from offloop.messages import Begun, Envelope, Freed, Outcome, Report
+from offloop.transports.handoff import Handoff
 
 Wake = Callable[[Callable[[], None]], object]
 """`loop.call_soon_threadsafe`, or its like; raises RuntimeError once the loop is closed."""
@@ -39,7 +39,7 @@ class MemoryTransport:
 
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
-        self._queue: SimpleQueue[MemoryDelivery | None] = SimpleQueue()
+        self._queue: Handoff[MemoryDelivery | None] = Handoff()
         self._deliveries: dict[str, MemoryDelivery] = {}
         self._reports: deque[Report] = deque()
         self._receive: Callable[[Sequence[Report]], None] = lambda _: None
@@ -96,10 +96,7 @@ class MemoryTransport:
     # ---- in loop threads
 
     def get(self, timeout: float) -> MemoryDelivery | None:
-        try:
-            delivery = self._queue.get(timeout=timeout)
-        except Empty:
-            return None
+        delivery = self._queue.get(timeout)
         return None if self._closed else delivery
 
     def nudge(self, loops: int) -> None:
