@@ -58,6 +58,7 @@ class Worker:
     control: list[Delivery] = field(default_factory=list)
     frozen_until: float = 0.0
     leaving: bool = False
+    condemned: bool = False
     alive: bool = True
 
 
@@ -125,6 +126,7 @@ class Plant:
             self.world.after(self._soon(), self._take_shared)
             return
         where = self.workers[worker]
+        assert not where.condemned, "work was handed to a worker that is being replaced"
         self._puts += 1
         self.handed[envelope.rid] = worker, self._puts
         self._deliveries[envelope.rid] = delivery = Delivery(envelope, where)
@@ -137,7 +139,7 @@ class Plant:
 
     def withdraw(self, rid: str) -> bool | None:
         if rid in self._refused:
-            return True
+            return True if self._withdrawals == "now" or self.shared else None  # what it reported is the answer
         delivery = self._deliveries[rid]
         if self._withdrawals == "now" or self.shared:
             return self._take_back(delivery)
@@ -198,6 +200,7 @@ class Plant:
             where.leaving = True
             self.start()
         else:
+            where.condemned = True
             self.world.after(self.random.uniform(0.0, 0.02), lambda: self.lose(where, "wedged"))
 
     def start(self) -> None:

@@ -9,6 +9,8 @@ from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+import msgspec
+
 from offloop.core.policy import Policy
 from offloop.messages import Envelope
 
@@ -24,35 +26,35 @@ class Phase(IntEnum):
     ENDED = 4
 
 
-class Waiter:
+class Waiter(msgspec.Struct, eq=False):
     """The caller's side of one admitted request. `promise` belongs to the gateway; None once the caller has left.
 
-    `due_at` is when the registry names it next: its deadline, or the instant by which a withdrawal is to be answered.
+    Attributes:
+        size: bytes of its body that are reserved.
+        begun_at, worker: of the attempt that runs; 0.0 and "" before.
+        envelope: what is sent to a worker, kept for as long as it may be sent again.
+        chunks: takes stream messages, where the caller does.
+        verdict: the reason to end with once a withdrawal is answered; "" where that depends on the answer.
+        due_at: when it is to be looked at: its deadline, or when a withdrawal has to be answered.
+        told: its promise has the outcome, and whoever holds it has not closed the waiter yet.
     """
 
-    __slots__ = (
-        "admitted_at", "attempt", "begun_at", "chunks", "deadline", "due_at", "envelope", "phase", "policy", "promise",
-        "request_id", "rid", "size", "told", "verdict", "worker",
-    )  # fmt: skip
-
-    def __init__(
-        self, rid: str, policy: Policy, promise: Any, now: float, deadline: float, request_id: str, size: int
-    ) -> None:
-        self.rid = rid
-        self.policy = policy
-        self.promise = promise
-        self.admitted_at = now
-        self.deadline = self.due_at = deadline
-        self.request_id = request_id
-        self.size = size
-        self.phase = Phase.UPLOADING
-        self.attempt = 1
-        self.begun_at = 0.0
-        self.worker = ""
-        self.envelope: Envelope | None = None
-        self.chunks: Any = None
-        self.verdict = ""
-        self.told = False
+    rid: str
+    policy: Policy
+    promise: Any
+    admitted_at: float
+    deadline: float
+    request_id: str
+    size: int
+    phase: Phase = Phase.UPLOADING
+    attempt: int = 1
+    begun_at: float = 0.0
+    worker: str = ""
+    envelope: Envelope | None = None
+    chunks: Any = None
+    verdict: str = ""
+    told: bool = False
+    due_at: float = 0.0
 
     @property
     def endpoint(self) -> str:
@@ -85,7 +87,8 @@ class Waiters:
         name = waiter.policy.name
         self._live[waiter.rid] = waiter
         self._counts[name] = self._counts.get(name, 0) + 1
-        heappush(self._dues, (waiter.due_at, waiter.rid))
+        waiter.due_at = waiter.deadline
+        heappush(self._dues, (waiter.deadline, waiter.rid))
 
     def remove(self, waiter: Waiter) -> bool:
         """Take it out; False if it had been taken out before."""

@@ -3,13 +3,13 @@
 Owns what a user of offloop writes on the web side. No reading and no ranking may enter: that is in `nodes`.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
 from offloop import Blob, Job, Offloop
-from offloop.demo.nodes import Document, Keywords, StopWords, extract_text, rank_words, read_pdf
-from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers
+from offloop.demo.nodes import Document, Keywords, StopWords, extract_text, keywords, rank_words, read_pdf
+from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers, problem_responses
 
 off = Offloop("offloop.demo.nodes")
 app = FastAPI(
@@ -30,6 +30,14 @@ async def ping() -> str:
 # ---- for comparison: what `POST /documents/keywords` does, without offloop
 
 stop_words = StopWords()
+compared: dict[str, Any] = {
+    "tags": ["compare"],
+    "responses": {422: problem_responses(keywords)[422]},
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    },
+}
+"""What FastAPI cannot see of them: a raw body, and what may be wrong with it."""
 
 
 async def body(request: Request) -> bytes:
@@ -43,13 +51,13 @@ def work(data: bytes) -> Keywords:
     return rank_words(extract_text(document), stop_words)
 
 
-@app.post("/compare/async", tags=["compare"])
+@app.post("/compare/async", **compared)
 async def compare_async(data: Annotated[bytes, Depends(body)]) -> Keywords:
     """The problem: while the document is read, the event loop answers nobody."""
     return work(data)
 
 
-@app.post("/compare/def", tags=["compare"])
+@app.post("/compare/def", **compared)
 def compare_def(data: Annotated[bytes, Depends(body)]) -> Keywords:
     """The usual remedy, a thread pool. The loop stays free; but up to forty threads want the GIL, behind a queue
     without an end, and go on when their callers have left.

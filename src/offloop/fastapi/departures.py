@@ -6,6 +6,7 @@ cost more than the rest of its way. Those still unanswered after one to two gene
 """
 
 import asyncio
+from typing import Any
 
 from starlette.types import Receive
 
@@ -18,9 +19,13 @@ GENERATION = 0.02
 
 
 class Call:
-    """One admitted request that waits for its outcome. Its promise holds None if the caller has gone."""
+    """One admitted request that waits for its body, then for its outcome. Its promise holds None if the caller has gone.
 
-    __slots__ = ("_gateway", "_watcher", "promise", "receive", "waiter")
+    Attributes:
+        reading: the task that reads the body, while it does.
+    """
+
+    __slots__ = ("_gateway", "_guarded", "_interrupted", "_watcher", "promise", "reading", "receive", "waiter")
 
     def __init__(
         self, gateway: Gateway, waiter: Waiter, promise: "asyncio.Future[Outcome | None]", receive: Receive
@@ -28,6 +33,9 @@ class Call:
         self._gateway = gateway
         self.receive = receive
         self._watcher: asyncio.Task[None] | None = None
+        self._guarded = False
+        self._interrupted = False
+        self.reading: asyncio.Task[Any] | None = None
         self.waiter = waiter
         self.promise = promise
 
@@ -37,17 +45,43 @@ class Call:
         if not self.promise.done():
             self.promise.set_result(None)
 
-    def watch(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._until_gone())
-        self._watcher.add_done_callback(self._watched)
+    def look_after(self) -> bool:
+        """It was not answered at once: see to it that neither its body nor its outcome is waited for in vain.
 
-    def unwatch(self) -> None:
+        Returns whether to come again: what is still reading its body is listened to when that has ended.
+        """
+        if self.reading is None:
+            self._watcher = asyncio.get_running_loop().create_task(self._until_gone())
+            self._watcher.add_done_callback(self._watched)
+            return False
+        if not self._guarded:
+            self._guarded = True
+            self.promise.add_done_callback(self._interrupt)
+        return True
+
+    def leave(self) -> None:
+        """It has its outcome, or needs none."""
         if self._watcher is not None:
             self._watcher.cancel()
 
+    def _interrupt(self, _: object) -> None:
+        # The request has ended during its upload (its time was up, or the drain's). A server knows no other way to
+        # leave a blocked `receive()` than to cancel the task, as `asyncio.timeout` does.
+        if self.reading is not None:
+            self._interrupted = True
+            self.reading.cancel()
+
+    def interrupted(self) -> bool:
+        """Whether it was this that cancelled the reading task, and nobody else has too: those go on."""
+        return self._interrupted and self.reading is not None and self.reading.uncancel() == 0
+
     async def _until_gone(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass  # a body that the endpoint does not take: passed over, never kept
+        """A body that the endpoint does not take is passed over; what comes after its end, but a departure, ends this."""
+        more = True
+        while (message := await self.receive())["type"] != "http.disconnect":
+            if not more:
+                return
+            more = message.get("more_body", False)
         self.gone()
 
     def _watched(self, watcher: "asyncio.Task[None]") -> None:
@@ -79,13 +113,11 @@ class Departures:
         """It has its outcome, or needs none; before the answer is written, which a server reports as a departure."""
         self._young.discard(call)
         self._old.discard(call)
-        call.unwatch()
+        call.leave()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        for call in self._old:
-            call.watch()
-        self._old.clear()
-        self._old, self._young = self._young, self._old
-        self._ticking = bool(self._old)
+        again = {call for call in self._old if call.look_after()}
+        self._old, self._young = self._young, again
+        self._ticking = bool(self._old or self._young)
         if self._ticking:
             loop.call_later(GENERATION, self._tick, loop)

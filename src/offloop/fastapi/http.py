@@ -6,7 +6,7 @@ nothing that looks into a payload, may enter: this is the hot path.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -76,7 +76,9 @@ class HttpEndpoint:
         form: Form | None = self._form(headers) if self._takes_body else "none"
         promise: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         try:
-            gateway = self._gateway()
+            gateway = self._off.gateway
+            if gateway is None:
+                raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
             seconds = headers.get(b"x-request-timeout")
             waiter = gateway.open(
                 self._name,
@@ -92,42 +94,40 @@ class HttpEndpoint:
             return
         assert form is not None
         call = Call(gateway, waiter, promise, receive)
+        departures = self._departures
+        departures.add(call)
+        body: bytes | None = b""
         lingers = False
         try:
-            lingers = await self._serve(gateway, call, _Request(scope, headers, label, declared, form), send)
+            if self._takes_body:
+                body = await read_body(call, gateway, declared)
+            if body is not None:
+                self._enqueue(gateway, call, scope, headers, form, body)
+            outcome = await promise
+            departures.discard(call)  # before the answer is written, which a server reports as a departure
+            if outcome is None:
+                await _unheard(send)
+            elif outcome.reason == "ok" and not outcome.status:
+                await self._reply(outcome, label, send)
+            else:
+                retry_after = gateway.retry_after(waiter, outcome)
+                failure = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
+                lingers = await _fail(failure, label, scope, send, unread=_unread(headers) if body is None else 0)
+        except errors.OffloopError as error:  # the body grew beyond a bound
+            lingers = await _fail(error, label, scope, send, unread=_unread(headers))
         finally:
+            departures.discard(call)
             gateway.close(waiter)
         if lingers:  # after the close: the request is over, only the connection is not
             await _let_go(receive, send)
 
-    async def _serve(self, gateway: Gateway, call: Call, request: "_Request", send: Send) -> bool:
-        """From an admitted request to its answer; says whether the answer is still to be completed."""
-        headers, label, scope = request.headers, request.label, request.scope
-        body: bytes | None = b""
-        try:
-            if self._takes_body:
-                body = await read_body(call, gateway, request.declared)
-            if body is not None:
-                self._enqueue(gateway, call, request, body)
-        except errors.OffloopError as error:
-            return await _fail(error, label, scope, send, unread=_unread(headers))
-        outcome = call.promise.result() if call.promise.done() else await self._outcome(call)
-        if outcome is None:
-            await _unheard(send)
-        elif outcome.reason == "ok" and not outcome.status:
-            await self._reply(outcome, label, send)
-        else:
-            retry_after = gateway.retry_after(call.waiter, outcome)
-            failure = error_of(outcome, call.waiter.policy, label.decode("ascii"), retry_after=retry_after)
-            return await _fail(failure, label, scope, send, unread=_unread(headers) if body is None else 0)
-        return False
-
-    def _enqueue(self, gateway: Gateway, call: Call, request: "_Request", body: bytes) -> None:
-        headers, form = request.headers, request.form
+    def _enqueue(
+        self, gateway: Gateway, call: Call, scope: Scope, headers: dict[bytes, bytes], form: Form, body: bytes
+    ) -> None:
         fields: tuple[tuple[str, str, str], ...] = ()
         if self._fields_of is not None:
-            fields = self._fields_of(request.scope["path_params"], request.scope["query_string"])
-        trace = _trace(request.scope) if b"traceparent" in headers or b"baggage" in headers else ()
+            fields = self._fields_of(scope["path_params"], scope["query_string"])
+        trace = _trace(scope) if b"traceparent" in headers or b"baggage" in headers else ()
         if form in {"json", "none"}:
             gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)
             return
@@ -143,12 +143,6 @@ class HttpEndpoint:
             trace=trace,
         )
 
-    def _gateway(self) -> Gateway:
-        gateway = self._off.gateway
-        if gateway is None:
-            raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
-        return gateway
-
     def _form(self, headers: dict[bytes, bytes]) -> Form | None:
         """How the body is to be read; None where the endpoint does not take such a body."""
         encoding = headers.get(b"content-encoding")
@@ -158,13 +152,6 @@ class HttpEndpoint:
         if kind in self._forms:
             return self._forms[kind]
         return self._form_of(kind.decode("latin-1") if kind is not None else None)
-
-    async def _outcome(self, call: Call) -> Outcome | None:
-        self._departures.add(call)
-        try:
-            return await call.promise
-        finally:
-            self._departures.discard(call)
 
     async def _reply(self, outcome: Outcome, label: bytes, send: Send) -> None:
         payload = b"" if self._empty else outcome.payload
@@ -176,16 +163,6 @@ class HttpEndpoint:
             headers.append((b"content-disposition", disposition_header(outcome.filename)))
         await send({"type": "http.response.start", "status": self._status, "headers": headers})
         await send({"type": "http.response.body", "body": payload})
-
-
-class _Request(NamedTuple):
-    """What is known of a request before its body is read."""
-
-    scope: Scope
-    headers: dict[bytes, bytes]
-    label: bytes
-    declared: int
-    form: Form
 
 
 def _trace(scope: Scope) -> tuple[tuple[str, str], ...]:

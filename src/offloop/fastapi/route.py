@@ -4,7 +4,7 @@ Owns the bare path past FastAPI's request handling where there is nothing to gua
 tell which dependencies hold for a route, nothing is imported, or nothing is started.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from offloop.fastapi.shortcuts import Shortcuts
 try:
     # Not public, and there is no public way: without it a route could not know the dependencies that hold for it.
     from fastapi.routing import _get_scope_effective_route_context as inclusion_of
+    from fastapi.routing import _get_scope_included_router as includer_of
 except ImportError as missing:
     raise ImportError(
         f"offloop.fastapi cannot tell which dependencies hold for a route under FastAPI {fastapi.__version__}, and so "
@@ -32,11 +33,11 @@ class OffloopRoute(APIRoute):
 
     Attributes:
         bare: the ASGI application that serves it.
-        shortcuts: of the router that it belongs to.
+        shortcuts: to the router that it belongs to; what it is matched to is told to them.
     """
 
     bare: ASGIApp
-    shortcuts: Shortcuts | None = None
+    shortcuts: Sequence[Shortcuts] = ()
     proven: ClassVar[bool] = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -54,8 +55,9 @@ class OffloopRoute(APIRoute):
         found = self._entrances.get(id(inclusion))
         if found is None:
             found = self._entrances[id(inclusion)] = (inclusion, self.entrance(inclusion))
-            if self.shortcuts is not None:
-                self.shortcuts.learn(scope, self, inclusion, found[1])
+        for shortcut in self.shortcuts:
+            if shortcut.included is includer_of(scope):
+                shortcut.learn(self, inclusion, found[1])
         return found[1](scope, receive, send)  # type: ignore[return-value]  # an application is a coroutine function
 
     def entrance(self, inclusion: Any) -> ASGIApp:

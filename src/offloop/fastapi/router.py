@@ -10,8 +10,6 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi.routing import APIRouter, iter_route_contexts
-from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
 
 from offloop import errors
 from offloop.app import Offloop
@@ -22,7 +20,7 @@ from offloop.fastapi.http import HttpEndpoint
 from offloop.fastapi.openapi import documented
 from offloop.fastapi.responses import COMPONENTS
 from offloop.fastapi.route import Components, OffloopRoute, prove
-from offloop.fastapi.shortcuts import FOUND, Shortcuts, includer_of
+from offloop.fastapi.shortcuts import Shortcuts, shortcuts_in
 from offloop.graph.endpoint import Endpoint
 
 log = logging.getLogger("offloop")
@@ -45,7 +43,7 @@ class OffloopRouter(APIRouter):
         super().__init__(**options)
         self._off = off
         self._departures = Departures()
-        self._shortcuts = Shortcuts(self.routes)
+        self._shortcuts: list[Shortcuts] = []
         self._sockets: list[str] = []
         named = [off.program.find(endpoint) for endpoint in endpoints]
         for endpoint in named or off.program.endpoints.values():
@@ -82,22 +80,6 @@ class OffloopRouter(APIRouter):
         route.bare = HttpEndpoint(self._off, endpoint, spec, self._departures)
         route.shortcuts = self._shortcuts
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As any router's, but for what was matched before."""
-        shortcut = self._shortcuts.find(scope)
-        if shortcut is None:
-            return super().matches(scope)
-        scope[FOUND] = shortcut
-        return Match.FULL, {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As any router's, but for what was matched before."""
-        shortcut = scope.pop(FOUND, None)
-        if shortcut is not None and shortcut.includer is includer_of(scope):
-            await shortcut.enter(scope)(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
-
     def _add_components(self) -> None:
         async def nothing() -> None: ...
 
@@ -124,7 +106,7 @@ class OffloopRouter(APIRouter):
         async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
             await prove()
             self._check(app)
-            with ExitStack() as afterwards:
+            with ExitStack() as afterwards, shortcuts_in(app, self, self._shortcuts):
                 async with self._off:
                     signals.join(self._off)
                     afterwards.callback(signals.leave, self._off)  # when the drain has ended

@@ -1,73 +1,83 @@
 """Shortcuts: a path without parameters that was matched once is found by a look-up from then on.
 
 FastAPI tries the routes of an included router one after the other, and does so twice for each request, which costs
-more than the rest of a request's way here. Owns what was found for which path under which inclusion; what holds for a
-route (its dependencies, its limits) was decided when its entrance was made, and nothing of that is skipped.
+more than the rest of a request's way here. A shortcut stands in the app's own list of routes, right before the router
+whose requests it knows. Owns what was found for which path; what holds for a route (its dependencies, its limits) was
+decided when its entrance was made, and nothing of that is skipped.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Scope
-
-try:
-    from fastapi.routing import _get_scope_included_router as includer_of
-except ImportError:  # pragma: no cover  (a FastAPI that includes routers in another way: every request is matched)
-
-    def includer_of(scope: Scope) -> Any | None:
-        """Nothing is known of inclusions, so that there are no shortcuts."""
-        return None
+from starlette.datastructures import URLPath
+from starlette.routing import BaseRoute, Match, NoMatchFound, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-__all__ = ["FOUND", "Shortcut", "Shortcuts", "includer_of"]
-
-FOUND = "offloop.shortcut"
-"""Where a scope holds its shortcut between being matched and being handled."""
-
-
-class Shortcut(NamedTuple):
-    """Where a request goes, and what its scope is to say of that."""
-
-    app: ASGIApp
-    route: BaseRoute
-    inclusion: Any
-    includer: Any
-
-    def enter(self, scope: Scope) -> ASGIApp:
-        """Leave the scope as FastAPI's matching would."""
-        scope["endpoint"] = self.inclusion.endpoint
-        scope["route"] = self.route
-        scope["fastapi"]["effective_route_context"] = self.inclusion
-        scope.setdefault("path_params", {})
-        return self.app
-
-
-class Shortcuts:
-    """Those of one router, whatever it is included in.
+class Shortcuts(BaseRoute):
+    """Those of one inclusion of a router in an app.
 
     Args:
-        routes: the router's own list. Once it has another length, everything is forgotten.
+        included: what stands for the router in the app's list of routes.
+        routes: the router's own list. Once it has another length than when a path was learnt, nothing is known.
     """
 
-    def __init__(self, routes: list[BaseRoute]) -> None:
+    def __init__(self, included: BaseRoute, routes: Sequence[BaseRoute]) -> None:
+        self.included = included
         self._routes = routes
         self._count = len(routes)
-        self._found: dict[tuple[int, str, str], Shortcut] = {}
+        self._found: dict[tuple[str, str], tuple[ASGIApp, BaseRoute, Any]] = {}
 
-    def learn(self, scope: Scope, route: BaseRoute, inclusion: Any, app: ASGIApp) -> None:
+    def learn(self, route: BaseRoute, inclusion: Any, app: ASGIApp) -> None:
         """A request has been matched to this route; others of the same method and path will be."""
-        includer = includer_of(scope)
-        if includer is None or inclusion.param_convertors:
-            return
-        if len(self._routes) != self._count:
-            self._found.clear()
-            self._count = len(self._routes)
-        for method in inclusion.methods:
-            self._found[id(includer), method, inclusion.path_format] = Shortcut(app, route, inclusion, includer)
+        if not inclusion.param_convertors:
+            for method in inclusion.methods:
+                self._found[method, inclusion.path_format] = (app, route, inclusion)
 
-    def find(self, scope: Scope) -> Shortcut | None:
-        """None where the path has to be matched: the first time, below a root path, under FastAPI's own telemetry."""
-        if scope["type"] != "http" or scope.get("root_path") or "fastapi.telemetry" in scope:
-            return None
-        shortcut = self._found.get((id(includer_of(scope)), scope["method"], scope["path"]))
-        return shortcut if shortcut is not None and len(self._routes) == self._count else None
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Nothing matches below a root path or under FastAPI's own telemetry: the router itself comes next."""
+        if (
+            scope["type"] != "http"
+            or (found := self._found.get((scope["method"], scope["path"]))) is None
+            or scope.get("root_path")
+            or "fastapi.telemetry" in scope
+            or len(self._routes) != self._count
+        ):
+            return Match.NONE, {}
+        _, route, inclusion = found
+        return Match.FULL, {"endpoint": inclusion.endpoint, "route": route, "path_params": {}}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app, _, inclusion = self._found[scope["method"], scope["path"]]
+        scope.setdefault("fastapi", {})["effective_route_context"] = inclusion
+        await app(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """Names are the router's."""
+        raise NoMatchFound(name, path_params)
+
+
+@contextmanager
+def shortcuts_in(app: Any, router: Router, known: list[Shortcuts]) -> Iterator[None]:
+    """While it lasts, the app has shortcuts to a router that is included in it, and they are among those `known`.
+
+    There are none where the router is included in another router, or is the application itself.
+    """
+    outer = getattr(app, "router", None)
+    routes: list[BaseRoute] = outer.routes if isinstance(outer, Router) else []
+    there = {id(shortcut.included) for shortcut in known}  # a router that is included twice has two lifespans
+    made = [
+        Shortcuts(route, router.routes)
+        for route in routes
+        if getattr(route, "original_router", None) is router and id(route) not in there
+    ]
+    for shortcut in made:
+        known.append(shortcut)
+        routes.insert(routes.index(shortcut.included), shortcut)
+    try:
+        yield
+    finally:
+        for shortcut in made:
+            known.remove(shortcut)
+            routes.remove(shortcut)

@@ -221,10 +221,12 @@ class Gateway:
             waiter.size = len(payload)
         waiter.phase = Phase.QUEUED
         waiter.envelope = envelope
-        self.backlog.enqueue(envelope)
         for see in self._on_enqueue:
             see(Event(t=self._clock(), kind="enqueue", rid=rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
-        self._dispatch()
+        if not self.backlog.waiting and (name := self.crew.place()) is not None:
+            self._hand(envelope, name)  # nobody is before it
+        else:
+            self.backlog.enqueue(envelope)
 
     def cancel(self, waiter: Waiter, cause: str) -> None:
         """The caller has gone (`disconnect`) or wants it no more (`cancelled`).
@@ -262,8 +264,11 @@ class Gateway:
         while backlog.waiting and (name := crew.place()) is not None:
             envelope = backlog.take()
             assert envelope is not None
-            crew.hand(envelope.rid, name)
-            self._sink.put(envelope, name if name != ANYONE else None)
+            self._hand(envelope, name)
+
+    def _hand(self, envelope: Envelope, name: str) -> None:
+        self.crew.hand(envelope.rid, name)
+        self._sink.put(envelope, name if name != ANYONE else None)
 
     def _recall(self, waiter: Waiter) -> bool | None:
         """Take it back if that can be. Returns whether it has begun in this attempt; None where a report will tell."""

@@ -76,10 +76,15 @@ class MemoryTransport:
         reports = self._reports
         if not reports or self._closed:
             return
-        batch = [reports.popleft() for _ in range(len(reports))]
-        for report in batch:
+        batch: list[Report] = []
+        for _ in range(len(reports)):
+            report = reports.popleft()
             if type(report) is Outcome or type(report) is Freed:
                 self._deliveries.pop(report.rid, None)
+                before = batch[-1] if batch else None
+                if type(before) is Begun and before.rid == report.rid and type(report) is Outcome and report.last:
+                    batch.pop()  # it began and ended since the last look, and the outcome says so itself
+            batch.append(report)
         self._receive(batch)
 
     def _woken(self) -> None:

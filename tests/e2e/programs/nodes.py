@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from opentelemetry.baggage import get_baggage
+from opentelemetry.trace import get_current_span
 from pydantic import BaseModel, Field
 
 from offloop import Blob, Endpoint, Job, Problem, endpoint, node
@@ -66,6 +68,13 @@ class Sealed(BaseModel):
 
 class Failing(BaseModel):
     how: str
+
+
+class Traced(BaseModel):
+    trace_id: str
+    span_id: str
+    is_remote: bool
+    tenant: str | None
 
 
 class Part(BaseModel):
@@ -177,6 +186,19 @@ def fail(message: Failing) -> Echoed | None:
         case "base":
             raise BaseException("the base of all")  # noqa: TRY002
     return None
+
+
+@endpoint(http="POST /traces")
+def trace(message: Echo) -> Traced:
+    """Say which trace it belongs to."""
+    span = get_current_span().get_span_context()
+    tenant = get_baggage("tenant")
+    return Traced(
+        trace_id=f"{span.trace_id:032x}",
+        span_id=f"{span.span_id:016x}",
+        is_remote=span.is_remote,
+        tenant=None if tenant is None else str(tenant),
+    )
 
 
 @node

@@ -141,6 +141,16 @@ class Crews(RuleBasedStateMachine):
         for worker in expected:
             worker.wedged = True
 
+    @precondition(lambda self: self.workers)
+    @rule(pick=PICK)
+    def hang(self, pick: int) -> None:
+        """What one worker holds begins, loses its callers, and does not end."""
+        name = self.workers[pick % len(self.workers)].name
+        for held in [held for held in self.held if held.worker == name]:
+            self.begin(self.held.index(held))
+            self.abandon(self.held.index(held))
+        self.look(20)
+
     @rule()
     def replace(self) -> None:
         room = len(self.workers) if self.spare is None else self.spare
@@ -253,6 +263,17 @@ def test_a_wedged_worker_that_was_not_replaced_may_go_on() -> None:
     assert crew.replaceable() == []
     crew.freed("r1")
     assert crew.usable
+
+
+def test_a_wedged_worker_is_handed_nothing_though_it_has_room() -> None:
+    crew = Crew(shared=False, kill_grace=GRACE)
+    crew.up("w1", 2)
+    crew.hand("r1", "w1")
+    crew.begun("r1", "w1")
+    crew.abandon("r1", deadline=0.0)
+    assert crew.place() == "w1"
+    assert crew.due(GRACE) == ["w1"]
+    assert crew.place() is None
 
 
 @pytest.mark.parametrize(("ahead", "handed"), [(0, ["w1", "w2", "w2", None]), (1, ["w1", "w2", "w2", "w1"])])

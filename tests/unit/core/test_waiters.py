@@ -9,7 +9,7 @@ TIMES = st.floats(0, 100).map(lambda seconds: round(seconds, 1))  # few enough f
 
 
 def waiter(rid: str = "r1", endpoint: str = "read", deadline: float = 10.0) -> Waiter:
-    return Waiter(rid, Policy(name=endpoint), promise=None, now=0.0, deadline=deadline, request_id="", size=0)
+    return Waiter(rid, Policy(name=endpoint), promise=None, admitted_at=0.0, deadline=deadline, request_id="", size=0)
 
 
 class Registry(RuleBasedStateMachine):

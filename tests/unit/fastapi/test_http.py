@@ -303,7 +303,7 @@ async def test_one_who_is_answered_at_once_is_never_watched(monkeypatch):
     from offloop.fastapi.departures import Call
 
     watched: list[Call] = []
-    monkeypatch.setattr(Call, "watch", watched.append)
+    monkeypatch.setattr(Call, "look_after", watched.append)
     async with serving() as (app, _):
         for _ in range(20):
             await Caller(app, "/texts", headers=JSON).say(b'{"text": "a"}').answered()

@@ -462,6 +462,15 @@ def test_what_a_transport_refuses_ends_and_its_room_goes_to_the_next() -> None:
     assert rig.sink.rids == ["r1", "r2"]
 
 
+def test_a_refusal_frees_the_place_of_a_request_whose_caller_has_gone() -> None:
+    rig = Rig(shared=False)
+    waiter, _ = rig.sent()
+    rig.sink.answers = [None]
+    rig.gateway.close(waiter)
+    rig.reports(Refused("r1", "backend-unavailable"))
+    assert rig.gateway.backlog.depth == 0
+
+
 def test_a_loop_that_works_on_after_the_reply_is_held_and_may_not_be_held_for_ever() -> None:
     rig = Rig(shared=False)
     waiter, promise = rig.sent("again")

@@ -1,0 +1,135 @@
+"""The promises, checked by `offloop verify` from the event log of a real server under a real, mixed load.
+
+The load is seeded; what the machine makes of it is not, and need not be: the promises hold whatever happens.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.conftest import APP
+from tests.support.gate import Gate
+from tests.support.load import LATE, PASSING, Load
+from tests.support.server import Server, serving
+from tests.support.wire import Wire
+
+OFFLOOP = Path(sys.executable).with_name("offloop")
+NARROW = {"OFFLOOP_THREADS": "3", "OFFLOOP_QUEUE_LIMIT": "14", "OFFLOOP_DRAIN_TIMEOUT": "1"}
+HELD = dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 9), "held") | {7: "not checkable"}
+"""Of a server that drained: in thread mode no worker dies alone."""
+MET = {
+    "terminal": {
+        "ok", "invalid-payload", "too-many-pages", "gone", "node-failed", "no-reply", "cancelled", "upload-timeout",
+        "deadline-exceeded", "drain-cut",
+    },
+    "reject": {"queue-full", "endpoint-busy", "payload-too-large", "unsupported-media-type", "draining"},
+    "disconnect": {"disconnect"},
+    "late_drop": {"ok"},
+}  # fmt: skip
+"""By kind of event, the outcomes without which a load was not mixed enough to show anything."""
+
+
+def verdicts(*logs: Path) -> dict[int, str]:
+    """What `offloop verify` says of each promise; it must have ended well."""
+    said = subprocess.run([OFFLOOP, "verify", *logs], capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    found = re.findall(r"^(\d)  (held|violated|not checkable) ", said.stdout, re.MULTILINE)
+    return {int(number): verdict for number, verdict in found}
+
+
+def outcomes(*logs: Path) -> dict[str, Counter[str]]:
+    """How often each outcome was met, by kind of event."""
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in MET}
+    for line in lines(logs):
+        if line["kind"] in found:
+            found[line["kind"]][line["outcome"]] += 1
+    return found
+
+
+def missed(*logs: Path) -> dict[str, set[str]]:
+    """What a mixed load should have met and did not."""
+    met = outcomes(*logs)
+    return {kind: rest for kind, wanted in MET.items() if (rest := wanted - met[kind].keys())}
+
+
+def lines(logs: Iterable[Path]) -> list[dict[str, str]]:
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+
+
+def wait_held(server: Server, gate: Gate, loops: int) -> None:
+    """Until every loop is held at the gate, and requests wait behind them."""
+    with httpx.Client(base_url=server.url) as client:
+        for _ in range(5000):
+            waiting = client.get("/offloop/status").json()["queue_depth"]
+            if gate.holds(PASSING) + gate.holds(LATE) == loops and waiting:
+                return
+    raise AssertionError("not every loop was held")
+
+
+def wait_refused(server: Server) -> None:
+    """Until a drain has begun, and a request has been refused for it."""
+    for _ in range(2000):
+        with Wire(server.port) as wire:
+            wire.post("/echo", {"n": 1})
+            if wire.answer().json().get("reason") == "draining":
+                return
+    raise AssertionError("it went on admitting")
+
+
+def test_they_hold_under_a_mixed_load_that_a_signal_ends(gate: Gate, tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    with serving(APP, env={**NARROW, "OFFLOOP_EVENT_LOG": str(log)}) as server:
+        with Load(server.port, gate, callers=8, seed=1) as load:
+            load.wait(2500)
+            load.hold()  # from here on the nodes that stand at the gate hold their loops, and work piles up behind them
+            load.ending = True
+            wait_held(server, gate, 3)
+            server.signal(signal.SIGTERM)
+            wait_refused(server)
+            code = server.wait()
+        gate.open(PASSING)
+        gate.open(LATE)
+        assert not load.faults
+        assert code == -signal.SIGTERM
+    assert verdicts(log) == HELD
+    assert not missed(log)
+
+
+def test_they_hold_in_two_server_processes_whose_logs_are_read_together(gate: Gate, tmp_path: Path) -> None:
+    env = {**NARROW, "OFFLOOP_EVENT_LOG": str(tmp_path / "{host} {pid}.jsonl")}
+    with serving(APP, "--workers", "2", env=env) as server:
+        server.wait_line("Application startup complete")
+        with Load(server.port, gate, callers=6, seed=3) as load:
+            load.wait(1000)
+            load.ending = True
+            server.signal(signal.SIGTERM)
+            server.wait()
+        assert not load.faults
+    logs = sorted(tmp_path.iterdir())
+    assert len(logs) == 2
+    assert verdicts(*logs) == HELD
+    for log in logs:
+        assert outcomes(log)["terminal"]["ok"] > 100
+        assert verdicts(log).items() >= {1: "held", 2: "held", 8: "held"}.items()
+
+
+def test_a_log_that_was_tampered_with_is_found_out(gate: Gate, tmp_path: Path) -> None:
+    log, told = tmp_path / "events.jsonl", tmp_path / "told.jsonl"
+    with serving(APP, env={"OFFLOOP_EVENT_LOG": str(log)}) as server:
+        for n in range(20):
+            assert httpx.post(f"{server.url}/echo", json={"n": n}).status_code == 200
+        server.signal(signal.SIGTERM)
+        server.wait()
+    ends = [line for line in log.read_text().splitlines() if '"terminal"' in line]
+    twice = ends[0].replace('"outcome":"ok"', '"outcome":"node-failed"')
+    told.write_text(log.read_text() + twice + "\n")
+    said = subprocess.run([OFFLOOP, "verify", told], capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 1
+    assert "2  violated" in said.stdout
