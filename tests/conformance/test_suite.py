@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from offloop.messages import Begun, Chunk, Envelope, Report
+from offloop.messages import Begun, Chunk, Envelope, Outcome, Report
 from offloop.testing.conformance import Ends, TransportConformance, suite, web_side, work
 from offloop.testing.conformance.web_side import WebSide
 from offloop.transports.memory import MemoryDelivery, MemoryTransport
@@ -64,7 +64,7 @@ class Lossy(MemoryTransport):
 class Twice(MemoryTransport):
     def send(self, report: Report) -> None:
         super().send(report)
-        if isinstance(report, Begun):
+        if isinstance(report, (Begun, Outcome)):
             super().send(report)
 
 

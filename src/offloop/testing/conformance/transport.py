@@ -56,13 +56,18 @@ class TransportConformance(WorkConformance, ReplyConformance):
             try:
                 for start in range(0, len(sent), BURST):
                     put(web, ends, *sent[start : start + BURST])
-                web.until(lambda reports: len(reports) >= 2 * len(sent), "every Begun and every outcome")
+                web.until(lambda reports: _outcomes(reports) >= len(sent), "every outcome")
             finally:
                 over.set()
 
         in_threads(ask, *[work] * RACERS)
         begun = Counter(report.rid for report in web.reports if isinstance(report, Begun))
         answers = {report.rid: report.payload for report in web.reports if isinstance(report, Outcome)}
-        assert len(web.reports) == 2 * len(sent)
-        assert begun == {each.rid: 1 for each in sent}
+        assert _outcomes(web.reports) == len(sent)
+        assert set(begun.values()) <= {1}  # one beside its outcome may be left out
+        assert set(begun) <= set(answers)
         assert answers == {each.rid: each.payload.upper() for each in sent}
+
+
+def _outcomes(reports: list[Report]) -> int:
+    return sum(isinstance(report, Outcome) for report in reports)

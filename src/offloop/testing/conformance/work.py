@@ -118,6 +118,10 @@ class WorkConformance(Suite):
         assert not self.taken_back(web, ends, delivery.envelope.rid)
 
     def test_beginning_and_withdrawing_exclude_each_other(self, web: WebSide, ends: Ends) -> None:
+        put(web, ends, envelope())
+        first = take(ends)
+        assert first.begin()
+        assert self.told(web, first.envelope.rid, web.call(ends.sink.withdraw, first.envelope.rid)) is False
         for _ in range(ROUNDS):
             put(web, ends, envelope())
             delivery, together = take(ends), threading.Barrier(2)
