@@ -4,6 +4,7 @@ Owns one caller's story and what it was told. A caller does with the gateway wha
 included; it judges what it is told, and nothing else.
 """
 
+from collections.abc import Callable
 from random import Random
 
 from offloop import errors
@@ -59,9 +60,11 @@ class Caller:
         self._closes_after = random.choice((0.0, 0.0, 0.002))
         self._closes_at_once = random.random() < 0.05
 
-    def plan(self, world: World, gateway: Gateway) -> None:
+    def plan(self, world: World, gateway: Gateway, refused: Callable[["Caller", int, bool], None]) -> None:
+        """`refused` judges a refusal, given the bytes that were asked for in all and whether the type was accepted."""
         self._world = world
         self._gateway = gateway
+        self._judge = refused
         world.at(self.arrives, self._arrive, web=True)
 
     def _arrive(self) -> None:
@@ -71,8 +74,13 @@ class Caller:
                 declared=self._declared, acceptable=self._acceptable,
             )  # fmt: skip
         except errors.OffloopError as refusal:
-            self._refused(refusal)
+            self._refused(refusal, self._declared)
             return
+        assert self._acceptable
+        assert self._declared <= self.policy.max_body
+        shorter = 0.0 < (self._timeout or 99.0) < self.policy.timeout
+        seconds = self._timeout if shorter else 0.0 if (self._timeout or 0.0) < 0.0 or self._timeout == 0.0 else self.policy.timeout
+        assert abs(self.waiter.deadline - self.waiter.admitted_at - (seconds or 0.0)) < 1e-6, "its deadline is not its own"
         if self._streams:
             self.waiter.chunks = self.chunks.append
         if self._leaves_by is not None:
@@ -83,19 +91,22 @@ class Caller:
         assert self.waiter is not None
         if self.closed or self.left:
             return
+        size = self._size
         try:
             if step < self._steps:
-                self._gateway.grow(self.waiter, self._size * (step + 1) // (self._steps + 1))
+                size = self._size * (step + 1) // (self._steps + 1)
+                self._gateway.grow(self.waiter, size)
                 self._world.after(self._pace, lambda: self._upload(step + 1), web=True)
             else:
                 self._gateway.send(self.waiter, bytes(self._size), stream=self._streams)
         except errors.OffloopError as refusal:
-            self._refused(refusal)
+            self._refused(refusal, size)
             self._close()
 
-    def _refused(self, refusal: errors.OffloopError) -> None:
+    def _refused(self, refusal: errors.OffloopError, size: int) -> None:
         assert self.error is None
         self.error = refusal
+        self._judge(self, size, self._acceptable)
         assert refusal.endpoint == self.policy.name
         assert refusal.request_id == f"label {self.number}"
         assert refusal.started is False

@@ -38,12 +38,13 @@ class Plan:
 class Delivery:
     """An envelope on its way or in a worker's hands. `begun` is None until it has begun, or never will."""
 
-    __slots__ = ("begun", "cancelled", "envelope", "where")
+    __slots__ = ("begun", "cancelled", "envelope", "replied", "where")
 
     def __init__(self, envelope: Envelope, where: "Worker | None") -> None:
         self.envelope = envelope
         self.where = where
         self.begun: bool | None = None
+        self.replied = False
         self.cancelled = False
 
 
@@ -92,6 +93,8 @@ class Plant:
         self.workers: dict[str, Worker] = {}
         self.receive: Callable[[Sequence[Report]], None] = lambda reports: None
         self.outcomes_sent = 0
+        self.firsts: dict[str, None] = {}
+        """Every rid that was ever handed out, in the order in which it was the first time."""
         self.handed: dict[str, tuple[str, int]] = {}
         """By rid: to whom it was handed last, and as the how manieth of all."""
         self.closed = False
@@ -294,6 +297,7 @@ class Plant:
         reason = "deadline-exceeded" if late else plan.end
         self._emit("finish", envelope, worker, outcome=reason)
         last = plan.after == 0.0
+        delivery.replied = True
         if last:
             self._leave(delivery, worker)
         for _ in range(2 if plan.twice and last else 1):

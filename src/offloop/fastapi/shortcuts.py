@@ -1,8 +1,8 @@
 """Shortcuts: a path without parameters that was matched once is found by a look-up from then on.
 
 FastAPI tries the routes of an included router one after the other, and does so twice for each request, which costs
-more than the rest of a request's way here. A shortcut stands in the app's own list of routes, right before the router
-whose requests it knows. Owns what was found for which path; what holds for a route (its dependencies, its limits) was
+more than the rest of a request's way here. Shortcuts stand in the app's own list of routes, before the router whose
+requests they know. Owns what was found for which path; what holds for a route (its dependencies, its limits) was
 decided when its entrance was made, and nothing of that is skipped.
 """
 
@@ -10,9 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fastapi.routing import APIRoute
 from starlette.datastructures import URLPath
-from starlette.routing import BaseRoute, Match, NoMatchFound, Router
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+PLAIN = (Route, APIRoute)
 
 
 class Shortcuts(BaseRoute):
@@ -58,6 +62,18 @@ class Shortcuts(BaseRoute):
         raise NoMatchFound(name, path_params)
 
 
+def _place(routes: Sequence[BaseRoute], end: int) -> int:
+    """Before the routes that come before `end` and look at nothing but method and path.
+
+    What is learnt had not matched them, and never will. A mount, a host or a route of the user's own kind may look at
+    something else, and stays in front.
+    """
+    start = end
+    while start and type(routes[start - 1]) in PLAIN:
+        start -= 1
+    return start
+
+
 @contextmanager
 def shortcuts_in(app: Any, router: Router, known: list[Shortcuts]) -> Iterator[None]:
     """While it lasts, the app has shortcuts to a router that is included in it, and they are among those `known`.
@@ -74,7 +90,7 @@ def shortcuts_in(app: Any, router: Router, known: list[Shortcuts]) -> Iterator[N
     ]
     for shortcut in made:
         known.append(shortcut)
-        routes.insert(routes.index(shortcut.included), shortcut)
+        routes.insert(_place(routes, routes.index(shortcut.included)), shortcut)
     try:
         yield
     finally:

@@ -151,14 +151,14 @@ class SyncRunner:
 class _Out:
     """Where one request's messages go, and what became of it. Belongs to the loop's thread."""
 
-    __slots__ = ("_chunks", "_delivery", "_ended", "_runner", "_sent", "begun_at", "codec")
+    __slots__ = ("_chunks", "_delivery", "_outcome", "_runner", "_sent", "begun_at", "codec")
 
     codec: Codec
 
     def __init__(self, runner: SyncRunner, delivery: Delivery, begun_at: float) -> None:
         self._runner = runner
         self._delivery = delivery
-        self._ended: dict[str, Any] | None = None
+        self._outcome: Outcome | None = None
         self._sent = False
         self._chunks = 0
         self.begun_at = begun_at
@@ -177,11 +177,11 @@ class _Out:
 
     def reply(self, message: object, *, last: bool) -> None:
         """The reply. `last`: nothing runs after it, so that the outcome can say that the loop is free as well."""
-        encoded = self.codec.encode_reply(message)
-        self._check(encoded.payload)
-        self.end(payload=encoded.payload, media_type=encoded.media_type, filename=encoded.filename)
+        payload, _, media_type, filename = self.codec.encode_reply(message)
+        self._check(payload)
+        self.end(payload=payload, media_type=media_type, filename=filename, last=last)
         if not last:
-            self._send(last=False)
+            self._send()
 
     def _check(self, payload: bytes) -> None:
         if len(payload) > self._runner.max_reply:
@@ -190,17 +190,21 @@ class _Out:
     @property
     def reason(self) -> str:
         """How it went, once nothing more will come: `ok`, or a reason."""
-        return "no-reply" if self._ended is None else str(self._ended.get("reason", "ok"))
+        return "no-reply" if self._outcome is None else self._outcome.reason
 
     def end(self, **outcome: Any) -> None:
         """Note the outcome, once; it is sent when the request scope has been closed."""
-        if self._ended is None:
-            self._ended = outcome
+        if self._outcome is None:
+            envelope, runner = self._delivery.envelope, self._runner
+            self._outcome = Outcome(
+                rid=envelope.rid, attempt=envelope.attempt, begun_at=self.begun_at, ended_at=runner.clock(),
+                worker=runner.name, **outcome,
+            )  # fmt: skip
 
     def fail(self, failure: BaseException) -> None:
         """A node, a service or the machinery raised."""
         envelope, delivery = self._delivery.envelope, self._delivery
-        if self._ended is not None:
+        if self._outcome is not None:
             _log("%s: failed after its reply", envelope.endpoint, failure)
         elif isinstance(failure, errors.Problem):
             self._refuse(failure)
@@ -227,35 +231,32 @@ class _Out:
     def finish(self) -> None:
         """Everything of this request has ended: send what has not been sent, and with it that the loop is free."""
         if self._sent:
-            envelope = self._delivery.envelope
-            self._runner.sink.send(Freed(envelope.rid, envelope.attempt, self._runner.name))
+            self._free()
         else:
             self.end(reason="no-reply")
-            self._send(last=True)
+            self._send()
 
-    def _send(self, *, last: bool) -> None:
-        assert self._ended is not None
+    def _free(self) -> None:
+        envelope = self._delivery.envelope
+        self._runner.sink.send(Freed(envelope.rid, envelope.attempt, self._runner.name))
+
+    def _send(self) -> None:
+        outcome, runner = self._outcome, self._runner
+        assert outcome is not None
         self._sent = True
-        runner, envelope = self._runner, self._delivery.envelope
-        now = runner.clock()
         for see in runner.on_finish:
+            envelope = self._delivery.envelope
             see(
                 Event(
-                    t=now, kind="finish", rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
-                    deadline=envelope.deadline, outcome=self.reason, size=len(self._ended.get("payload", b"")),
-                    worker=runner.name,
+                    t=outcome.ended_at, kind="finish", rid=envelope.rid, endpoint=envelope.endpoint,
+                    attempt=envelope.attempt, deadline=envelope.deadline, outcome=outcome.reason,
+                    size=len(outcome.payload), worker=runner.name,
                 )
             )  # fmt: skip
-        if self.reason == "cancelled":
-            # Nobody waits: an outcome would only be counted as a late one.
-            runner.sink.send(Freed(envelope.rid, envelope.attempt, runner.name))
-            return
-        runner.sink.send(
-            Outcome(
-                rid=envelope.rid, attempt=envelope.attempt, begun_at=self.begun_at, ended_at=now, worker=runner.name,
-                last=last, **self._ended,
-            )
-        )  # fmt: skip
+        if outcome.reason == "cancelled":
+            self._free()  # nobody waits: an outcome would only be counted as a late one
+        else:
+            runner.sink.send(outcome)
 
 
 def _log(text: str, endpoint: str, failure: BaseException) -> None:
