@@ -155,7 +155,7 @@ def test_events_tell_of_the_beginning_and_the_end(bench: Bench) -> None:
     assert bench.seen.events == [
         Event(t=NOW, kind="dequeue", **expected),
         Event(t=NOW, kind="start", **expected),
-        Event(t=NOW, kind="finish", outcome="ok", **expected),
+        Event(t=NOW, kind="finish", outcome="ok", size=13, **expected),
     ]
 
 
