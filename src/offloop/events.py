@@ -11,8 +11,8 @@ import msgspec
 
 Kind = Literal[
     "open", "arrive", "admit", "reject", "waiter_add", "enqueue", "dequeue", "start", "finish", "terminal",
-    "waiter_del", "late_drop", "disconnect", "overdue", "drain_begin", "drain_end", "worker_up", "worker_lost", "replace",
-    "lag", "close",
+    "waiter_del", "late_drop", "disconnect", "overdue", "drain_begin", "drain_end", "worker_up", "worker_lost",
+    "replace", "lag", "close",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

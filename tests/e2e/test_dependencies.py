@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Security
 from fastapi.security import APIKeyHeader

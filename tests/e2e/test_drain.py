@@ -38,7 +38,7 @@ class Busy(NamedTuple):
 
 @contextmanager
 def busy(gate: Gate, name: str, budget: float, group: bool = False, **env: str) -> Iterator[Busy]:
-    """One loop, held by the first; the second waits behind it; the third has sent half of its body; the fourth idles."""
+    """One loop, held by the first; the second waits behind it; the third has sent half its body; the fourth idles."""
     settings: dict[str, str | None] = {"OFFLOOP_THREADS": "1", "OFFLOOP_DRAIN_TIMEOUT": str(budget), **env}
     with (
         serving(APP, env=settings, group=group) as server,

@@ -73,6 +73,16 @@ def wait_held(server: Server, gate: Gate, loops: int) -> None:
     raise AssertionError("not every loop was held")
 
 
+def wait_logs(folder: Path, server: Server, processes: int) -> None:
+    """Until so many server processes have begun their logs; each look is a request."""
+    with httpx.Client(base_url=server.url) as client:
+        for _ in range(5000):
+            if len(list(folder.iterdir())) == processes:
+                return
+            assert client.get("/ping").status_code == 200
+    raise AssertionError("a server process did not start")
+
+
 def wait_refused(server: Server) -> None:
     """Until a drain has begun, and a request has been refused for it."""
     for _ in range(2000):
@@ -105,7 +115,8 @@ def test_they_hold_under_a_mixed_load_that_a_signal_ends(gate: Gate, tmp_path: P
 def test_they_hold_in_two_server_processes_whose_logs_are_read_together(gate: Gate, tmp_path: Path) -> None:
     env = {**NARROW, "OFFLOOP_EVENT_LOG": str(tmp_path / "{host} {pid}.jsonl")}
     with serving(APP, "--workers", "2", env=env) as server:
-        assert any(len(list(tmp_path.iterdir())) == 2 for _ in range(2000) if httpx.get(f"{server.url}/ping"))
+        server.wait_open()
+        wait_logs(tmp_path, server, 2)
         with Load(server.port, gate, callers=6, seed=3) as load:
             load.wait(1000)
             load.ending = True

@@ -84,9 +84,12 @@ def test_rloop_04_the_overload_policy_answers_when_limits_are_reached(mode: str,
 
 
 def test_rloop_05_a_hundred_callers_with_one_label_get_a_hundred_replies_of_their_own(mode: str) -> None:
-    with serving(APP, env={"OFFLOOP_MODE": mode}) as server, ThreadPoolExecutor(20) as callers:
-        with httpx.Client(base_url=server.url, headers={"x-request-id": "the-same"}, timeout=30) as client:
-            answers = list(callers.map(lambda n: client.post("/echo", json={"n": n}), range(100)))
+    with (
+        serving(APP, env={"OFFLOOP_MODE": mode}) as server,
+        ThreadPoolExecutor(20) as callers,
+        httpx.Client(base_url=server.url, headers={"x-request-id": "the-same"}, timeout=30) as client,
+    ):
+        answers = list(callers.map(lambda n: client.post("/echo", json={"n": n}), range(100)))
     assert [answer.json()["n"] for answer in answers] == list(range(100))
     assert {answer.headers["x-request-id"] for answer in answers} == {"the-same"}
     assert {answer.json()["request_id"] for answer in answers} == {"the-same"}

@@ -47,8 +47,17 @@ class Caller:
         self.chunks: list[Chunk] = []
         self.promise = FakePromise(self)
         self._acceptable = random.random() > 0.03
-        self._timeout = random.choice(
-            (None, None, None, random.uniform(0, policy.timeout), 0.0, -1.0, 99.0, float("nan"))
+        shorter, whole = random.uniform(0, policy.timeout), policy.timeout
+        self._timeout, self._seconds = random.choice(
+            (
+                (None, whole),
+                (None, whole),
+                (shorter, shorter),
+                (0.0, 0.0),
+                (-1.0, 0.0),
+                (99.0, whole),
+                (float("nan"), whole),
+            )
         )
         self._size = 0 if random.random() < 0.2 else int(random.triangular(1, policy.max_body * 1.15, 10))
         self._declared = random.choice((self._size, self._size, 0, self._size // 2, self._size * 2))
@@ -78,9 +87,7 @@ class Caller:
             return
         assert self._acceptable
         assert self._declared <= self.policy.max_body
-        shorter = 0.0 < (self._timeout or 99.0) < self.policy.timeout
-        seconds = self._timeout if shorter else 0.0 if (self._timeout or 0.0) < 0.0 or self._timeout == 0.0 else self.policy.timeout
-        assert abs(self.waiter.deadline - self.waiter.admitted_at - (seconds or 0.0)) < 1e-6, "its deadline is not its own"
+        assert abs(self.waiter.deadline - self.waiter.admitted_at - self._seconds) < 1e-6, "its deadline is not its own"
         if self._streams:
             self.waiter.chunks = self.chunks.append
         if self._leaves_by is not None:

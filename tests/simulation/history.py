@@ -32,10 +32,22 @@ class Recorder:
         self.events: list[Event] = []
         self.enqueued: dict[str, int] = {}
         """By rid: the how manieth it was to be enqueued."""
+        self.deadlines: dict[str, float] = {}
+        self.started: dict[str, list[str]] = {}
+        """By worker: the rids that it began."""
+        self.begun: set[str] = set()
+        self.draining: Event | None = None
 
     def __call__(self, event: Event) -> None:
         if event.kind == "enqueue":
             self.enqueued[event.rid] = len(self.enqueued)
+        elif event.kind == "admit":
+            self.deadlines[event.rid] = event.deadline
+        elif event.kind == "start":
+            self.started.setdefault(event.worker, []).append(event.rid)
+            self.begun.add(event.rid)
+        elif event.kind == "drain_begin":
+            self.draining = event
         if not self.events or self.events[-1].kind != "close":
             self.events.append(event)
 
@@ -76,6 +88,7 @@ class History:
             read_ahead=0 if self.shared else draw.choice((0, 1, 3)),
             withdrawals=draw.choice(("now", "late")),
             tells_late=draw.random() < 0.3,
+            ghosts=draw.choice((0.0, 0.0, 0.5)),
             refuses=draw.choice((0.0, 0.0, 0.05)),
         )  # fmt: skip
         self.timers = FakeTimers(world, Random(draw.random()))
@@ -109,6 +122,9 @@ class History:
 
     def _plan(self, envelope: Envelope) -> Plan:
         """Drawn from the caller's label, so that it stays the same whoever else is there."""
+        poison = self.troubled > 0.5 and Random(f"{self.seed}/{envelope.request_id}/poison").random() < 0.05
+        if poison:
+            return Plan(0.001, "die")
         draw = Random(f"{self.seed}/{envelope.request_id}/{envelope.attempt}")
         seconds = draw.expovariate(1 / self.slow)
         end = "ok"
@@ -135,7 +151,7 @@ class History:
         self.plant._woken()
         gateway.start()
         for caller in self.callers:
-            caller.plan(world, gateway)
+            caller.plan(world, gateway, self._refused)
         self._trouble()
         drains = draw.random() < 0.6
         stops = draw.random() < 0.5
@@ -216,8 +232,13 @@ class History:
         places = backlog._places
         assert backlog.depth == len(places) <= self.limit, "more is queued than may be"
         assert backlog.bytes == sum(places.values()) <= self.bytes, "more bytes are reserved than may be"
+        assert not (gateway.ready and self.recorder.draining)
         for waiter in live:
             assert waiter.phase is not Phase.ENDED
+            if waiter.phase is Phase.UPLOADING:
+                assert waiter.promise is not None, "the upload of a caller that has gone is waited for"
+            elif waiter.phase is Phase.QUEUED and waiter.attempt == 1:
+                assert places[waiter.rid] == len(waiter.envelope.payload), "it holds bytes that it does not have"
             if waiter.phase is Phase.UPLOADING or (waiter.phase is Phase.QUEUED and waiter.attempt == 1):
                 assert waiter.rid in backlog, f"{waiter.rid} has lost its place"
             elif waiter.phase is Phase.BEGUN:
@@ -230,6 +251,7 @@ class History:
             assert len(worker.buffered) + len(worker.running) <= max(plant._room, 1)
         self._in_order()
         self._watched(now)
+        self._held(now)
         unsent = sum(1 for caller in self.callers if caller.promise.outcome is not None and not caller.closed)
         assert gateway.unsent == unsent
         if gateway.lifecycle.state is State.DRAINED:
@@ -246,6 +268,48 @@ class History:
                 assert enqueued[first] < enqueued[second], "the line is out of order"
             elif two is not None and one[0] == two[0]:
                 assert one[1] < two[1], "a death has changed the order"
+
+    def _held(self, now: float) -> None:
+        """Who is held by work that nobody waits for is told so, and not held for ever."""
+        waiters, deadlines = self.gateway.waiters, self.recorder.deadlines
+        for worker in self.plant.workers.values():
+            if not worker.alive:
+                continue
+            for rid, delivery in worker.running.items():
+                told = delivery.cancelled or delivery.replied or waiters.get(rid) is not None
+                assert told, f"{worker.name} was not told that nobody waits for {rid}"
+            for delivery in worker.buffer:
+                queued = delivery.begun is not None or delivery.envelope.attempt > 1
+                assert queued or delivery.envelope.rid in self.gateway.backlog, "what may yet begin is not counted"
+        if self.gateway.lifecycle.state is State.STOPPED:
+            return
+        for held in self.crew._workers.values():
+            for rid in held.running:
+                patience = self.world.excused(deadlines[rid] + self.kill_grace, 0.05)
+                assert waiters.get(rid) or now <= patience or held.wedged, f"{held.name} is held by {rid} for ever"
+
+    def _refused(self, caller: Caller, size: int, acceptable: bool) -> None:
+        """A refusal must be true when it is given, and no earlier row of the contract's table may have applied."""
+        gateway, error = self.gateway, caller.error
+        assert error is not None
+        room = len(gateway.backlog._places) < self.limit and gateway.backlog.bytes + size <= self.bytes
+        draining, now = self.recorder.draining, self.world.now
+        ends = draining.ended_at if draining is not None else float("inf")
+        assert now >= ends - 0.001 or error.reason != "draining"
+        rows = {
+            "draining": error.reason == "draining" or now > self.world.excused(ends, 0.01),
+            "backend-unavailable": not self.crew.usable,
+            "unsupported-media-type": not acceptable,
+            "payload-too-large": size > caller.policy.max_body,
+            "endpoint-busy": gateway.waiters.count(caller.policy.name) >= caller.policy.max_in_flight,
+            "queue-full": not room,
+        }
+        assert rows[error.reason], f"{error.reason} is not true"
+        if caller.waiter is None:
+            assert next(reason for reason, applies in rows.items() if applies) == error.reason
+        if error.reason == "queue-full":
+            left = [rid for rid in gateway.backlog._places if rid in self.recorder.begun]
+            assert not left, f"the queue is full of {left}, which have begun"
 
     def _watched(self, now: float) -> None:
         """Whatever will be due has a timer that looks at it in time."""
@@ -284,8 +348,13 @@ class History:
         for caller in self.callers:
             caller.judge()
         self._one_end()
+        order = [self.recorder.enqueued[rid] for rid in self.plant.firsts]
+        assert order == sorted(order), "work was not handed out in its order"
         for event in self.recorder.events:
-            if event.kind == "lag":
+            if event.kind == "overdue":
+                held = [self.recorder.deadlines[rid] for rid in self.recorder.started[event.worker]]
+                assert min(held) + self.kill_grace <= event.t, f"{event.worker} was replaced without its grace"
+            elif event.kind == "lag":
                 late = any(began <= event.t and event.t - event.value <= ended for began, ended in self.world.blocks)
                 assert late, "lag was told, and the event loop was not blocked"
         report = check(self.recorder.events)
@@ -320,6 +389,8 @@ class History:
             assert not starts, f"{rid} is said not to have begun"
         if end.started is True:
             assert starts, f"{rid} is said to have begun"
+        if end.outcome == "worker-lost" and admit.idempotent:
+            assert len(starts) == MAX_DELIVERIES, f"{rid} was given up too early"
         if end.outcome in ("expired-in-queue", "upload-timeout"):
             assert end.started is False
         assert all(start.t < admit.deadline for start in starts)

@@ -70,6 +70,7 @@ class Plant:
         shared: one buffer that all loops take from (threads); else each worker has its own (processes).
         withdrawals: how a withdrawal is answered where work is not shared: `now` or `late`.
         tells_late: whether a worker reports what it found to be late, or leaves that to the web side.
+        ghosts: the share of requests lost with their worker whose reply comes all the same, much later.
         refuses: the share of envelopes that the transport cannot take.
     """
 
@@ -85,6 +86,7 @@ class Plant:
         read_ahead: int,
         withdrawals: str,
         tells_late: bool,
+        ghosts: float,
         refuses: float,
     ) -> None:
         self.world = world
@@ -104,6 +106,7 @@ class Plant:
         self._room = loops + read_ahead
         self._withdrawals = withdrawals
         self._tells_late = tells_late
+        self._ghosts = ghosts
         self._refuses = refuses
         self._refused: set[str] = set()
         self._buffer: deque[Delivery] = deque()
@@ -123,6 +126,7 @@ class Plant:
             self._refused.add(envelope.rid)
             self._send(worker or "", Refused(envelope.rid, "backend-unavailable"))
             return
+        self.firsts[envelope.rid] = None
         if worker is None:
             self._deliveries[envelope.rid] = delivery = Delivery(envelope, None)
             self._buffer.append(delivery)
@@ -201,6 +205,9 @@ class Plant:
         where = self.workers[worker]
         if self.shared:
             where.leaving = True
+            self.world.after(
+                self.random.uniform(0.0, 1.0), lambda: self._go(where)
+            )  # it may have ended since, and idle
             self.start()
         else:
             where.condemned = True
@@ -220,9 +227,19 @@ class Plant:
         if not worker.alive:
             return
         worker.alive = False
+        for delivery in worker.running.values():
+            if self.random.random() < self._ghosts:
+                self.world.after(
+                    self.random.uniform(0.001, 0.3), lambda delivery=delivery: self._haunt(delivery, worker)
+                )
         self._send(worker.name, WorkerGone(worker.name, cause))
         if cause != STOPPED and not worker.leaving:
             self.world.after(self.random.choice((0.001, 0.02, 0.2)), self.start)
+
+    def _haunt(self, delivery: Delivery, worker: Worker) -> None:
+        """What a worker said before its end may come after the news of its end, where a broker stands between."""
+        self._emit("finish", delivery.envelope, worker, outcome="ok")
+        self._outcome(delivery.envelope, worker, payload=b"a ghost's")
 
     def freeze(self, worker: Worker, seconds: float) -> None:
         """It answers nothing and begins nothing for so long; what it runs goes on."""

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +80,17 @@ class Server:
         if match is None:
             raise AssertionError(f"no line matches {pattern!r}:\n{self.log}")
         return match
+
+    def wait_open(self, timeout: float = DEADLINE) -> None:
+        """Until it takes connections; with `--workers` it names its port before anybody listens there."""
+        until = monotonic() + timeout
+        while monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            with self._changed:
+                self._changed.wait(0.02)
+        raise AssertionError(f"nobody listens on port {self.port}:\n{self.log}")
 
     def __enter__(self) -> Self:
         try:

@@ -108,8 +108,9 @@ class Waiters:
         heappush(self._dues, (until, waiter.rid))
 
     def due(self, now: float) -> Iterator[Waiter]:
-        """Those whose time has come, earliest first. Each that is named is to end or to be postponed before the next; others
-        may end with it.
+        """Those whose time has come, earliest first.
+
+        Each that is named is to end or to be postponed before the next; others may end with it.
         """
         while (when := self.next_at()) is not None and when <= now:
             yield self._live[heappop(self._dues)[1]]

@@ -19,7 +19,7 @@ GENERATION = 0.02
 
 
 class Call:
-    """One admitted request that waits for its body, then for its outcome. Its promise holds None if the caller has gone.
+    """One admitted request: it waits for its body, then for its outcome. Its promise holds None if its caller has gone.
 
     Attributes:
         reading: the task that reads the body, while it does.
@@ -76,7 +76,7 @@ class Call:
         return self._interrupted and self.reading is not None and self.reading.uncancel() == 0
 
     async def _until_gone(self) -> None:
-        """A body that the endpoint does not take is passed over; what comes after its end, but a departure, ends this."""
+        """A body that the endpoint does not take is passed over. Whatever else comes after its end ends the watch."""
         more = True
         while (message := await self.receive())["type"] != "http.disconnect":
             if not more:

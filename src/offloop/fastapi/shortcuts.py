@@ -15,7 +15,6 @@ from starlette.datastructures import URLPath
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-
 PLAIN = (Route, APIRoute)
 
 

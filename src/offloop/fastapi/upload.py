@@ -5,6 +5,7 @@ gateway's; nothing here looks into a body.
 """
 
 import asyncio
+
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 

@@ -433,7 +433,7 @@ class Gateway:
             self._take_down(waiter, "upload-timeout" if waiter.phase is Phase.UPLOADING else "", now)
 
     def _take_down(self, waiter: Waiter, verdict: str, now: float) -> None:
-        """End a request from this side. `verdict` is the reason; empty: its deadline, whose name depends on `started`."""
+        """End a request from this side. `verdict` is the reason; empty: its deadline, named by whether it had begun."""
         waiter.verdict = verdict
         begun = self._recall(waiter)
         if begun is None and waiter.promise is not None:

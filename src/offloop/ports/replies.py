@@ -23,6 +23,6 @@ class ReplySource(Protocol):
     def subscribe(self, receive: Callable[[Sequence[Report]], None]) -> None:
         """Call `receive` on the event loop with all that has come since the last call: many reports, one wake-up.
 
-        Reports of one worker keep their order. A `Begun` may be left out where the same call has its last outcome, which
-        says when it began and where. `receive` never raises; nothing may stop the reader.
+        Reports of one worker keep their order. A `Begun` may be left out where the same call has its last outcome,
+        which says when it began and where. `receive` never raises; nothing may stop the reader.
         """

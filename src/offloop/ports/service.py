@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Workforce(Protocol):
-    """Runs the loops of one mode. Called on the event loop only. `stop` after a failed or missing start is without effect."""
+    """Runs the loops of one mode. Called on the event loop only. `stop` without a start is without effect."""
 
     async def start(self) -> None:
         """Bring the loops up; returns when they can take work. Raises `StartError`, leaving nothing running."""

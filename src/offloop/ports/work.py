@@ -29,7 +29,7 @@ class WorkSink(Protocol):
         """Tell the loop that runs it that nobody waits any more. Unknown ids are passed over."""
 
     def settle(self) -> None:
-        """Report at once whatever the worker side has made visible and not yet reported (evidence without a wake-up)."""
+        """Report at once what the worker side has made visible and not reported yet (evidence without a wake-up)."""
 
 
 class Delivery(Protocol):
