@@ -118,7 +118,7 @@ def test_they_hold_in_two_server_processes_whose_logs_are_read_together(gate: Ga
         server.wait_open()
         wait_logs(tmp_path, server, 2)
         with Load(server.port, gate, callers=6, seed=3) as load:
-            load.wait(1000)
+            load.wait(600)
             load.ending = True
             server.signal(signal.SIGTERM)
             server.wait()

@@ -147,8 +147,7 @@ class History:
         gateway.begin_drain()  # without effect before the start
         for _ in range(self._crowd):
             self.plant.start()
-        self.plant.settle()
-        self.plant._woken()
+        self.plant.settle_all()
         gateway.start()
         for caller in self.callers:
             caller.plan(world, gateway, self._refused)
@@ -184,9 +183,10 @@ class History:
         self.answered += 1
 
     def _stop(self) -> None:
+        self.plant.settle_all()
+        self.plant.closed = True
         self.gateway.stop()
         assert not self.timers.pending, "a timer is left"
-        self.plant.closed = True
         self._emit(self.world.clock(), "close")
 
     def _trouble(self) -> None:

@@ -193,9 +193,13 @@ class Plant:
         if count and not self.closed:
             self.receive([self._reports.popleft()[1] for _ in range(count)])
 
+    def settle_all(self) -> None:
+        """Everything that was sent."""
+        self._deliver(len(self._reports))
+
     def _woken(self) -> None:
         self._armed = False
-        self._deliver(len(self._reports))
+        self.settle_all()
 
     # ---- on the event loop: the workforce
 

@@ -116,12 +116,18 @@ class Crew:
         if rid in self._abandoned:
             self._mark(rid, worker)
 
-    def freed(self, rid: str) -> None:
-        """Its loop, or its place in a worker's buffer, is free. A wedged worker that was not replaced may go on."""
+    def freed(self, rid: str, by: str = "") -> None:
+        """Its loop, or its place in a worker's buffer, is free. A wedged worker that was not replaced may go on.
+
+        `by` is the worker that says so, where one does: of what another holds by now it frees nothing.
+        """
+        worker = self._holder.get(rid)
+        if worker is not None and by and worker.name != by:
+            return
         self._abandoned.pop(rid, None)
-        worker = self._holder.pop(rid, None)
         if worker is None:
             return
+        del self._holder[rid]
         worker.running.pop(rid, None)
         worker.buffered.pop(rid, None)
         worker.overdue.discard(rid)

@@ -23,16 +23,17 @@ class Call:
 
     Attributes:
         reading: the task that reads the body, while it does.
+        watcher: the task that listens for a departure, once there is one.
     """
 
-    __slots__ = ("_gateway", "_guarded", "_interrupted", "_watcher", "promise", "reading", "receive", "waiter")
+    __slots__ = ("_gateway", "_guarded", "_interrupted", "promise", "reading", "receive", "waiter", "watcher")
 
     def __init__(
         self, gateway: Gateway, waiter: Waiter, promise: "asyncio.Future[Outcome | None]", receive: Receive
     ) -> None:
         self._gateway = gateway
         self.receive = receive
-        self._watcher: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
         self._guarded = False
         self._interrupted = False
         self.reading: asyncio.Task[Any] | None = None
@@ -51,18 +52,13 @@ class Call:
         Returns whether to come again: what is still reading its body is listened to when that has ended.
         """
         if self.reading is None:
-            self._watcher = asyncio.get_running_loop().create_task(self._until_gone())
-            self._watcher.add_done_callback(self._watched)
+            self.watcher = asyncio.get_running_loop().create_task(self._until_gone())
+            self.watcher.add_done_callback(self._watched)
             return False
         if not self._guarded:
             self._guarded = True
             self.promise.add_done_callback(self._interrupt)
         return True
-
-    def leave(self) -> None:
-        """It has its outcome, or needs none."""
-        if self._watcher is not None:
-            self._watcher.cancel()
 
     def _interrupt(self, _: object) -> None:
         # The request has ended during its upload (its time was up, or the drain's). A server knows no other way to
@@ -113,7 +109,8 @@ class Departures:
         """It has its outcome, or needs none; before the answer is written, which a server reports as a departure."""
         self._young.discard(call)
         self._old.discard(call)
-        call.leave()
+        if call.watcher is not None:
+            call.watcher.cancel()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         again = {call for call in self._old if call.look_after()}

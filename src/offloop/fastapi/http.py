@@ -99,12 +99,14 @@ class HttpEndpoint:
         body: bytes | None = b""
         lingers = False
         try:
-            if self._takes_body:
-                body = await read_body(call, gateway, declared)
-            if body is not None:
-                self._enqueue(gateway, call, scope, headers, form, body)
-            outcome = await promise
-            departures.discard(call)  # before the answer is written, which a server reports as a departure
+            try:
+                if self._takes_body:
+                    body = await read_body(call, gateway, declared)
+                if body is not None:
+                    self._enqueue(gateway, call, scope, headers, form, body)
+                outcome = await promise
+            finally:
+                departures.discard(call)  # before an answer is written, which a server reports as a departure
             if outcome is None:
                 await _unheard(send)
             elif outcome.reason == "ok" and not outcome.status:
@@ -116,7 +118,6 @@ class HttpEndpoint:
         except errors.OffloopError as error:  # the body grew beyond a bound
             lingers = await _fail(error, label, scope, send, unread=_unread(headers))
         finally:
-            departures.discard(call)
             gateway.close(waiter)
         if lingers:  # after the close: the request is over, only the connection is not
             await _let_go(receive, send)

@@ -6,7 +6,7 @@ requests they know. Owns what was found for which path; what holds for a route (
 decided when its entrance was made, and nothing of that is skipped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,10 +51,11 @@ class Shortcuts(BaseRoute):
         _, route, inclusion = found
         return Match.FULL, {"endpoint": inclusion.endpoint, "route": route, "path_params": {}}
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Serve what was matched. Not a coroutine function itself: the hot path has one frame less."""
         app, _, inclusion = self._found[scope["method"], scope["path"]]
         scope.setdefault("fastapi", {})["effective_route_context"] = inclusion
-        await app(scope, receive, send)
+        return app(scope, receive, send)  # type: ignore[return-value]  # an application is a coroutine function
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """Names are the router's."""

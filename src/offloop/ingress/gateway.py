@@ -321,7 +321,7 @@ class Gateway:
             self._drop(outcome, now)  # an earlier attempt's, whose worker is gone: it frees nothing
             return
         if outcome.last:
-            self.crew.freed(outcome.rid)
+            self.crew.freed(outcome.rid, outcome.worker)
         if waiter is None:
             self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
             self._drop(outcome, now)
@@ -337,7 +337,7 @@ class Gateway:
         )
 
     def _freed(self, report: Freed) -> None:
-        self.crew.freed(report.rid)
+        self.crew.freed(report.rid, report.worker)
         self._dispatch()
 
     def _withdrawn(self, report: Withdrawn) -> None:

@@ -79,7 +79,7 @@ class Metrics(Collector):
     def __call__(self, event: Event, /) -> None:
         with self._lock:
             if event.kind == "terminal":
-                self._terminal(event)
+                self._terminal(self._series.get(event.endpoint) or self._of(event.endpoint), event)
             elif event.kind == "reject":
                 self._of(event.endpoint).rejected[event.outcome] += 1
             elif event.kind == "late_drop":
@@ -88,14 +88,10 @@ class Metrics(Collector):
                 self._lost[event.outcome] += 1
 
     def _of(self, endpoint: str) -> _Series:
-        series = self._series.get(endpoint)
-        if series is None:
-            series = self._series[endpoint] = _Series()
-        return series
+        return self._series.setdefault(endpoint, _Series())
 
-    def _terminal(self, event: Event) -> None:
+    def _terminal(self, series: _Series, event: Event) -> None:
         """Waiting is told of requests that began; a run that goes on after its outcome counts up to the outcome."""
-        series = self._of(event.endpoint)
         series.outcomes[event.outcome] += 1
         series.request.observe(event.t - event.admitted_at)
         begun_at = event.begun_at

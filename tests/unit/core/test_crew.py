@@ -118,13 +118,19 @@ class Crews(RuleBasedStateMachine):
             self.crew.abandon(held.rid, held.deadline)
 
     @rule(pick=PICK)
-    def free(self, pick: int) -> None:
+    def free_by_another(self, pick: int) -> None:
+        held = self.pick(pick)
+        if held is not None:
+            self.crew.freed(held.rid, "nobody")
+
+    @rule(pick=PICK, named=st.booleans())
+    def free(self, pick: int, named: bool) -> None:
         held = self.pick(pick)
         if held is None:
             self.crew.freed("r0")
             return
         self.held.remove(held)
-        self.crew.freed(held.rid)
+        self.crew.freed(held.rid, held.worker if named else "")
         worker = next(worker for worker in self.workers if worker.name == held.worker)
         if worker.wedged and not worker.replaced and not self.overdue(worker.name):
             worker.wedged = False
@@ -230,6 +236,19 @@ def test_a_beginning_that_is_told_after_the_deadline_is_watched_as_well() -> Non
     assert crew.next_at() is None
     crew.begun("r1", "w1")
     assert crew.next_at() == 15.0
+
+
+def test_the_late_word_of_one_worker_does_not_free_another() -> None:
+    crew = shared()
+    for name in ("w1", "w2"):
+        crew.up(name, 1)
+    crew.begun("r1", "w1")
+    assert crew.gone("w1") == (["r1"], [])
+    crew.begun("r1", "w2")
+    crew.freed("r1", by="w1")
+    assert crew.states()["busy"] == 1
+    crew.freed("r1", by="w2")
+    assert crew.states()["busy"] == 0
 
 
 def test_a_node_that_ended_within_the_grace_wedges_nothing() -> None:
