@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 
 from tests.e2e.conftest import APP
+from tests.e2e.test_rloop import wait_in_flight
 from tests.support.gate import Gate
 from tests.support.load import LATE, PASSING, Load
 from tests.support.server import Server, serving
@@ -73,6 +75,24 @@ def wait_held(server: Server, gate: Gate, loops: int) -> None:
     raise AssertionError("not every loop was held")
 
 
+def leave_the_queue(server: Server, gate: Gate, loops: int) -> None:
+    """Callers that go away while their requests wait behind held loops, which then go on."""
+    with ExitStack() as stack:
+        ahead = [stack.enter_context(Wire(server.port)) for _ in range(loops)]
+        for wire in ahead:
+            wire.post("/gated", {"name": "ahead"})
+        gate.wait("ahead", loops)
+        leaving = [Wire(server.port) for _ in range(5)]
+        for wire in leaving:
+            wire.post("/anything", {"n": 1})
+        wait_in_flight(server, "weigh_anything", len(leaving))
+        for wire in leaving:
+            wire.close()
+        wait_in_flight(server, "weigh_anything", 0)
+        gate.open("ahead")
+        assert {wire.answer().status for wire in ahead} == {200}
+
+
 def wait_logs(folder: Path, server: Server, processes: int) -> None:
     """Until so many server processes have begun their logs; each look is a request."""
     with httpx.Client(base_url=server.url) as client:
@@ -96,6 +116,7 @@ def wait_refused(server: Server) -> None:
 def test_they_hold_under_a_mixed_load_that_a_signal_ends(gate: Gate, tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     with serving(APP, env={**NARROW, "OFFLOOP_EVENT_LOG": str(log)}) as server:
+        leave_the_queue(server, gate, 3)
         with Load(server.port, gate, callers=8, seed=1) as load:
             load.wait(2500)
             load.hold()  # from here on the nodes that stand at the gate hold their loops, and work piles up behind them

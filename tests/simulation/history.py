@@ -4,6 +4,7 @@ Owns the draw and the checks. Everything random follows from the seed; a caller'
 number alone, so that callers can be left out without changing the others.
 """
 
+from itertools import pairwise
 from random import Random
 
 from offloop.core.crew import Crew
@@ -260,7 +261,7 @@ class History:
     def _in_order(self) -> None:
         """What a death gave back stands in front, in the order in which its worker had it."""
         line = list(self.gateway.backlog._line)
-        for first, second in zip(line, line[1:], strict=False):
+        for first, second in pairwise(line):
             one, two = self.plant.handed.get(first), self.plant.handed.get(second)
             assert one is not None or two is None, "work that a death gave back stands behind work that never began"
             if one is None:
@@ -361,7 +362,8 @@ class History:
         # A log does not say whose buffer a request lay in: behind a worker that hangs it may be overtaken rightfully.
         unfair = [] if self.shared else [v for v in report[7].violations if "passed over" in v.text]
         violated = [v for verdict in report.verdicts for v in verdict.violations if v not in unfair]
-        assert not report.error and not violated, "\n".join(report.lines())
+        assert not report.error, report.error
+        assert not violated, "\n".join(report.lines())
 
     def _one_end(self) -> None:
         """What the checker of event logs also sees, told in another way."""

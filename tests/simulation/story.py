@@ -5,6 +5,7 @@ Owns the search for the smallest history. It never judges one.
 
 import logging
 import traceback
+from contextlib import suppress
 
 from tests.simulation.history import History
 
@@ -60,21 +61,14 @@ def _where(failure: BaseException) -> tuple[str, int]:
 def tell(seed: int, without: frozenset[int], failure: BaseException) -> str:
     """For people."""
     history = History(seed, without)
-    try:
+    with suppress(Exception), _no_dropped_report():  # what it fails with is told below
         history.run()
-    except Exception:  # noqa: BLE001 it is told below
-        pass
     lines = [f"history {seed} with {len(history.callers)} callers ({'threads' if history.shared else 'processes'}):"]
     began = history.recorder.events[0].t
     for event in history.recorder.events:
-        said = {name: getattr(event, name) for name in ("rid", "endpoint", "worker", "outcome", "started", "value")}
-        words = [
-            f"{value:.4f}" if isinstance(value, float) else str(value)
-            for value in said.values()
-            if value not in ("", None, 0.0)
-        ]
-        lines.append(
-            f"  {event.t - began:8.4f}  {event.kind:12} {' '.join(words)}{f' attempt {event.attempt}' if event.attempt > 1 else ''}"
-        )
+        said = (event.rid, event.endpoint, event.worker, event.outcome, event.started, event.value or None)
+        words = " ".join(f"{word:.4f}" if type(word) is float else str(word) for word in said if word not in ("", None))
+        again = f" attempt {event.attempt}" if event.attempt > 1 else ""
+        lines.append(f"  {event.t - began:8.4f}  {event.kind:12} {words}{again}")
     lines += [f"failed: {type(failure).__name__}: {failure}", f"again:  python -m tests.simulation --seed {seed}"]
     return "\n".join(lines)

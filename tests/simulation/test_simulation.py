@@ -1,17 +1,18 @@
 """Thousands of random histories of the shipped gateway and core.
 
-`OFFLOOP_HISTORIES` says how many, `OFFLOOP_FIRST_HISTORY` from which seed on. A history that fails is made small and told with the
-command that runs it again.
+`SIMULATION_HISTORIES` says how many, `SIMULATION_FIRST` from which seed on. A history that fails is made small and
+told, with the command that runs it again.
 """
 
 import os
 
 import pytest
 
+from tests.simulation.history import History
 from tests.simulation.story import fails, smallest, tell
 
-HISTORIES = int(os.environ.get("OFFLOOP_HISTORIES", "2000"))
-FIRST = int(os.environ.get("OFFLOOP_FIRST_HISTORY", "0"))
+HISTORIES = int(os.environ.get("SIMULATION_HISTORIES", "2000"))
+FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 PARTS = 20
 
 
@@ -33,8 +34,6 @@ def test_the_promises_hold_in_many_more_histories() -> None:
 
 
 def test_a_history_is_the_same_each_time() -> None:
-    from tests.simulation.history import History
-
     def events(seed: int) -> list[object]:
         history = History(seed)
         history.run()

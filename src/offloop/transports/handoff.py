@@ -67,7 +67,8 @@ class Handoff(Generic[Item]):
             try:
                 self._idle.remove(mine)
             except ValueError:
-                pass  # woken all the same, a moment ago
+                # Woken all the same. Wait until that has been done: the flag is taken back after it was set, never before.
+                mine.acquire()
             else:
                 return
         self._waking = False
