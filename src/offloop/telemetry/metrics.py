@@ -7,7 +7,7 @@ its own: two in one process do not disturb each other.
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,10 @@ LABELS = (*(str(bound) for bound in BUCKETS), "+Inf")
 Snapshot = Callable[[], Mapping[str, Any]]
 """What is so at this moment: `queue_depth` and `queue_limit` (int), `endpoints` ({name: {"in_flight", "limit"}}),
 `workers` ({state: int}) and `lag` (seconds). Called wherever `render` is."""
+
+
+GATHERED = 128
+"""Events that are counted together: the count of so many delays a request by less than a tenth of a millisecond."""
 
 
 class _Histogram:
@@ -59,7 +63,7 @@ class _Series:
 
 
 class Metrics(Collector):
-    """An `events.Observer`. Thread-safe; a terminal event costs about a microsecond.
+    """An `events.Observer`. Thread-safe.
 
     Args:
         snapshot: tells the gauges; it may itself cause events.
@@ -71,27 +75,40 @@ class Metrics(Collector):
         self._snapshot = snapshot
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
+        self._gathered: deque[Event] = deque()
         self._late = 0
         self._lost: Counter[str] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def __call__(self, event: Event, /) -> None:
+        # Counted many at a time: a loop that runs warm costs each request less than a visit of its own.
+        self._gathered.append(event)
+        if len(self._gathered) >= GATHERED:
+            self._count()
+
+    def _count(self) -> None:
         with self._lock:
-            if event.kind == "terminal":
-                self._terminal(self._series.get(event.endpoint) or self._of(event.endpoint), event)
-            elif event.kind == "reject":
-                self._of(event.endpoint).rejected[event.outcome] += 1
-            elif event.kind == "late_drop":
-                self._late += 1
-            elif event.outcome != STOPPED:
-                self._lost[event.outcome] += 1
+            for _ in range(len(self._gathered)):
+                event = self._gathered.popleft()
+                if event.kind == "terminal":
+                    self._terminal(event)
+                elif event.kind == "reject":
+                    self._of(event.endpoint).rejected[event.outcome] += 1
+                elif event.kind == "late_drop":
+                    self._late += 1
+                elif event.outcome != STOPPED:
+                    self._lost[event.outcome] += 1
 
     def _of(self, endpoint: str) -> _Series:
-        return self._series.setdefault(endpoint, _Series())
+        series = self._series.get(endpoint)
+        if series is None:
+            series = self._series[endpoint] = _Series()
+        return series
 
-    def _terminal(self, series: _Series, event: Event) -> None:
+    def _terminal(self, event: Event) -> None:
         """Waiting is told of requests that began; a run that goes on after its outcome counts up to the outcome."""
+        series = self._of(event.endpoint)
         series.outcomes[event.outcome] += 1
         series.request.observe(event.t - event.admitted_at)
         begun_at = event.begun_at
@@ -112,6 +129,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """For a registry of one's own."""
         now = self._snapshot()  # before the lock is taken: what it settles may come back here as events
+        self._count()
         with self._lock:
             for endpoint in now["endpoints"]:
                 self._of(endpoint)

@@ -67,7 +67,7 @@ class Handoff(Generic[Item]):
             try:
                 self._idle.remove(mine)
             except ValueError:
-                # Woken all the same. Wait until that has been done: the flag is taken back after it was set, never before.
+                # Woken all the same. Wait for it: the flag below must be taken back after the waker has set it.
                 mine.acquire()
             else:
                 return
