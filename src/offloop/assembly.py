@@ -71,7 +71,7 @@ class Runtime:
         logged: tuple[Observer, ...] = (self.event_log,) if self.event_log else ()
         self.events = Events((self.metrics, *logged, *observers))
         self._probe = LagProbe(clock, self.events)
-        self._transport = MemoryTransport(self.loop.call_soon_threadsafe)
+        self._transport = MemoryTransport(self.loop.call_soon_threadsafe, self.loop.call_soon)
         rid = rids()
         threads = settings.threads_in(settings.mode)
         services = program.services()
@@ -92,6 +92,7 @@ class Runtime:
             queue_bytes=settings.queue_bytes,
             max_deliveries=settings.max_deliveries,
             reply_to=epoch_of(rid()),
+            promise=self.loop.create_future,
             drained=self._on_drained,
             answered=self._answered.set,
         )

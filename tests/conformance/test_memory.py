@@ -8,7 +8,8 @@ from offloop.transports.memory import MemoryTransport
 
 class TestMemory(TransportConformance):
     async def open(self) -> Ends:
-        transport = MemoryTransport(asyncio.get_running_loop().call_soon_threadsafe)
+        loop = asyncio.get_running_loop()
+        transport = MemoryTransport(loop.call_soon_threadsafe, loop.call_soon)
         return Ends(
             sink=transport, source=transport, reply_sink=transport, reply_source=transport,
             close=transport.close, nudge=transport.nudge,

@@ -74,11 +74,11 @@ class HttpEndpoint:
         length = headers.get(b"content-length", b"0")
         declared = int(length) if self._takes_body and length.isdigit() else 0
         form: Form | None = self._form(headers) if self._takes_body else "none"
-        promise: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         try:
             gateway = self._off.gateway
             if gateway is None:
                 raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
+            promise: asyncio.Future[Outcome | None] = gateway.promise()
             seconds = headers.get(b"x-request-timeout")
             waiter = gateway.open(
                 self._name,

@@ -24,7 +24,7 @@ async def read_body(call: Call, gateway: Gateway, declared: int) -> bytes | None
     Raises:
         PayloadTooLarge, QueueFull: it grew beyond a bound; the request has ended.
     """
-    call.reading = asyncio.current_task()
+    call.reading = asyncio.current_task(call.promise.get_loop())
     try:
         message = await call.receive()
         if message["type"] == "http.request" and not message.get("more_body", False):

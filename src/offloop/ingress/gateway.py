@@ -62,7 +62,11 @@ class Replacer(Protocol):
 
 
 class Gateway:
-    """One web process's way in. See `open`, `send`, `cancel`, `close`; the rest is for whoever assembles it."""
+    """One web process's way in. See `open`, `send`, `cancel`, `close`; the rest is for whoever assembles it.
+
+    Attributes:
+        promise: makes an empty promise of this gateway's event loop; cheaper than to ask which loop is running.
+    """
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class Gateway:
         queue_bytes: int,
         max_deliveries: int = 3,
         reply_to: str = "",
+        promise: Callable[[], Any] = lambda: None,
         drained: Callable[[], None] = lambda: None,
         answered: Callable[[], None] = lambda: None,
     ) -> None:
@@ -92,6 +97,7 @@ class Gateway:
         self.cut = 0
         self.refused = 0
         self.unsent = 0
+        self.promise = promise
         self._clock = clock
         self._timers = timers
         self._rid = rid

@@ -11,6 +11,7 @@ Owns the order of items and who is woken. Rests on `deque` and `list` operations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -18,17 +19,30 @@ Item = TypeVar("Item")
 
 
 class Handoff(Generic[Item]):
-    """First in, first out; any number of threads at either end."""
+    """First in, first out; any number of threads take, one thread puts.
 
-    def __init__(self) -> None:
+    Args:
+        soon: calls back in the putting thread, before it next waits for anything (`loop.call_soon`). A thread is woken
+            then, and not while there is more to put: under the GIL the two would be in each other's way.
+    """
+
+    def __init__(self, soon: Callable[[Callable[[], None]], object] = lambda call: call()) -> None:
         self._items: deque[Item] = deque()
         self._idle: list[threading.Lock] = []
         self._waking = False
+        self._soon = soon
+        self._announced = False
 
     def put(self, item: Item) -> None:
         """Never blocks."""
         self._items.append(item)
-        if not self._waking:
+        if not self._announced:
+            self._announced = True
+            self._soon(self._put)
+
+    def _put(self) -> None:
+        self._announced = False
+        if self._items and not self._waking:
             self._wake()
 
     def _wake(self) -> None:

@@ -35,11 +35,16 @@ class MemoryDelivery:
 
 
 class MemoryTransport:
-    """Both ends of all four ports: WorkSink and ReplySource on the event loop, WorkSource and ReplySink in threads."""
+    """Both ends of all four ports: WorkSink and ReplySource on the event loop, WorkSource and ReplySink in threads.
 
-    def __init__(self, wake: Wake) -> None:
+    Args:
+        wake: calls back on the event loop, from any thread.
+        soon: calls back on the event loop, from it, before it waits again.
+    """
+
+    def __init__(self, wake: Wake, soon: Wake = lambda call: call()) -> None:
         self._wake = wake
-        self._queue: Handoff[MemoryDelivery | None] = Handoff()
+        self._queue: Handoff[MemoryDelivery | None] = Handoff(soon)
         self._deliveries: dict[str, MemoryDelivery] = {}
         self._reports: deque[Report] = deque()
         self._receive: Callable[[Sequence[Report]], None] = lambda _: None
