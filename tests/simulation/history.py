@@ -230,7 +230,7 @@ class History:
         for name, policy in gateway.policies.items():
             count = sum(1 for waiter in live if waiter.endpoint == name)
             assert count == gateway.waiters.count(name) <= policy.max_in_flight
-        places = backlog._places
+        places = backlog.places
         assert backlog.depth == len(places) <= self.limit, "more is queued than may be"
         assert backlog.bytes == sum(places.values()) <= self.bytes, "more bytes are reserved than may be"
         assert not (gateway.ready and self.recorder.draining)
@@ -245,9 +245,9 @@ class History:
             elif waiter.phase is Phase.BEGUN:
                 assert waiter.rid not in backlog, f"{waiter.rid} has begun and keeps its place"
             assert now <= self.world.excused(waiter.deadline, 0.05), f"{waiter.rid} outlives its deadline"
-        if not self.shared and backlog.waiting:
+        if not self.shared and len(backlog.line):
             assert crew.place() is None, "work waits, and a worker has room"
-        assert crew._usable == sum(1 for worker in crew._workers.values() if not worker.wedged)
+        assert crew.usable == sum(1 for worker in crew._workers.values() if not worker.wedged)
         for worker in crew._workers.values():
             assert len(worker.buffered) + len(worker.running) <= max(plant._room, 1)
         self._in_order()
@@ -293,7 +293,7 @@ class History:
         """A refusal must be true when it is given, and no earlier row of the contract's table may have applied."""
         gateway, error = self.gateway, caller.error
         assert error is not None
-        room = len(gateway.backlog._places) < self.limit and gateway.backlog.bytes + size <= self.bytes
+        room = len(gateway.backlog.places) < self.limit and gateway.backlog.bytes + size <= self.bytes
         draining, now = self.recorder.draining, self.world.now
         ends = draining.ended_at if draining is not None else float("inf")
         assert now >= ends - 0.001 or error.reason != "draining"
@@ -309,7 +309,7 @@ class History:
         if caller.waiter is None:
             assert next(reason for reason, applies in rows.items() if applies) == error.reason
         if error.reason == "queue-full":
-            left = [rid for rid in gateway.backlog._places if rid in self.recorder.begun]
+            left = [rid for rid in gateway.backlog.places if rid in self.recorder.begun]
             assert not left, f"the queue is full of {left}, which have begun"
 
     def _watched(self, now: float) -> None:
@@ -329,9 +329,9 @@ class History:
         """Nobody asks, and everything that ran has ended."""
         gateway, crew = self.gateway, self.crew
         assert not len(gateway.waiters)
-        assert gateway.backlog.depth == 0, f"places are left: {gateway.backlog._places}"
+        assert gateway.backlog.depth == 0, f"places are left: {gateway.backlog.places}"
         assert gateway.backlog.bytes == 0
-        assert gateway.backlog.waiting == 0
+        assert len(gateway.backlog.line) == 0
         assert not crew._holder, f"the crew holds {list(crew._holder)}"
         assert not crew._abandoned, f"the crew remembers {list(crew._abandoned)}"
         alive = {worker.name for worker in self.plant.workers.values() if worker.alive}

@@ -90,7 +90,8 @@ class Admission:
             return errors.PayloadTooLarge
         if self._waiters.count(policy.name) >= policy.max_in_flight:
             return errors.EndpointBusy
-        if self._backlog.depth >= self.queue_limit or not self._holds(declared):
+        backlog = self._backlog
+        if len(backlog.places) >= self.queue_limit or backlog.bytes + declared > self.queue_bytes:
             return errors.QueueFull
         return None
 
@@ -98,11 +99,7 @@ class Admission:
         """None if a body for which `size` bytes are reserved may become `total` bytes, else what refuses it."""
         if total > policy.max_body:
             return errors.PayloadTooLarge
-        return None if self._holds(total - size) else errors.QueueFull
-
-    def _holds(self, more: int) -> bool:
-        """Whether `more` bytes of bodies can be reserved."""
-        return self._backlog.bytes + more <= self.queue_bytes
+        return errors.QueueFull if self._backlog.bytes + total - size > self.queue_bytes else None
 
     def retry_after(self, refusal: type[errors.OffloopError], policy: Policy, now: float) -> int | None:
         """For Retry-After: on every 429 and 503, None for the rest."""

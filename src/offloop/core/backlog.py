@@ -10,56 +10,57 @@ from offloop.messages import Envelope
 
 
 class Backlog:
-    """Counts and order; first in, first out."""
+    """Counts and order; first in, first out.
+
+    Attributes:
+        places: bytes by rid; as many are admitted and not begun.
+        line: those given to no transport yet.
+        bytes: of all places together.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._line: OrderedDict[str, Envelope] = OrderedDict()
+        self.places: dict[str, int] = {}
+        self.line: OrderedDict[str, Envelope] = OrderedDict()
         self.bytes = 0
 
     @property
     def depth(self) -> int:
         """Admitted and not begun."""
-        return len(self._places)
-
-    @property
-    def waiting(self) -> int:
-        """In line: given to no transport yet."""
-        return len(self._line)
+        return len(self.places)
 
     def __contains__(self, rid: str) -> bool:
-        return rid in self._places
+        return rid in self.places
 
     def reserve(self, rid: str, size: int) -> None:
         """Take a place, with `size` bytes of it, before the body arrives."""
-        self._places[rid] = size
+        self.places[rid] = size
         self.bytes += size
 
     def resize(self, rid: str, size: int) -> None:
         """The body turned out to be, or to have become, `size` bytes."""
-        self.bytes += size - self._places[rid]
-        self._places[rid] = size
+        self.bytes += size - self.places[rid]
+        self.places[rid] = size
 
     def enqueue(self, envelope: Envelope) -> None:
         """The body is complete: into the line, at its end."""
-        self._line[envelope.rid] = envelope
+        self.line[envelope.rid] = envelope
 
     def enqueue_first(self, envelope: Envelope) -> None:
         """Back into the line, at its front: a worker is gone that had not begun it, or it may begin again."""
-        self._line[envelope.rid] = envelope
-        self._line.move_to_end(envelope.rid, last=False)
+        self.line[envelope.rid] = envelope
+        self.line.move_to_end(envelope.rid, last=False)
 
     def take(self) -> Envelope | None:
         """The first in line, for a transport; its place stays taken."""
-        return self._line.popitem(last=False)[1] if self._line else None
+        return self.line.popitem(last=False)[1] if self.line else None
 
     def in_line(self, rid: str) -> bool:
-        return rid in self._line
+        return rid in self.line
 
     def leave(self, rid: str) -> None:
         """It has begun, or never will: the place is free. Unknown ids are passed over."""
-        size = self._places.pop(rid, None)
+        size = self.places.pop(rid, None)
         if size is not None:
             self.bytes -= size
-        if self._line:
-            self._line.pop(rid, None)
+        if self.line:
+            self.line.pop(rid, None)

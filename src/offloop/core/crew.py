@@ -38,6 +38,9 @@ class Crew:
         spare: how many fresh workers may stand beside wedged ones that still hold their threads; None: no bound,
             because a wedged worker is ended before it is replaced.
         read_ahead: how many more than its loops one worker may be handed.
+
+    Attributes:
+        usable: how many workers can take work, now or when what they run has ended.
     """
 
     def __init__(self, *, shared: bool, kill_grace: float, spare: int | None = None, read_ahead: int = 0) -> None:
@@ -49,14 +52,9 @@ class Crew:
         self._holder: dict[str, Worker] = {}
         self._abandoned: dict[str, float] = {}
         self._watch: list[tuple[float, str]] = []
-        self._usable = 0
+        self.usable = 0
 
     # ---- who is there
-
-    @property
-    def usable(self) -> bool:
-        """Whether a loop is there that can take work, now or when what it runs has ended."""
-        return self._usable > 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._workers
@@ -74,7 +72,7 @@ class Crew:
     def up(self, name: str, loops: int) -> None:
         """A worker is ready."""
         self._workers[name] = Worker(name, loops)
-        self._usable += 1
+        self.usable += 1
 
     def gone(self, name: str) -> tuple[list[str], list[str]]:
         """A worker is no more. Returns the rids it was running and those it had not begun, in order."""
@@ -82,7 +80,7 @@ class Crew:
         if worker is None:
             return [], []
         if not worker.wedged:
-            self._usable -= 1
+            self.usable -= 1
         running, buffered = list(worker.running), list(worker.buffered)
         for rid in (*running, *buffered):
             del self._holder[rid]
@@ -133,7 +131,7 @@ class Crew:
         worker.overdue.discard(rid)
         if worker.wedged and not worker.replaced and not worker.overdue:
             worker.wedged = False
-            self._usable += 1
+            self.usable += 1
 
     # ---- what nobody waits for any more
 
@@ -156,7 +154,7 @@ class Crew:
             worker = self._holder.get(rid)
             if worker is not None and rid in worker.overdue and not worker.wedged:
                 worker.wedged = True
-                self._usable -= 1
+                self.usable -= 1
                 found.append(worker.name)
         return found
 

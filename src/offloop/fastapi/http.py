@@ -55,7 +55,6 @@ class HttpEndpoint:
     def __init__(self, off: Door, endpoint: "Endpoint[Any, Any]", spec: "HttpSpec", departures: Departures) -> None:
         self._off = off
         self._name = endpoint.name
-        self._empty = endpoint.reply is None
         self._status = endpoint.status
         self._fields_of = spec.fields if spec.parameters else None
         self._takes_body = spec.body != "none"
@@ -110,10 +109,14 @@ class HttpEndpoint:
             if outcome is None:
                 await _unheard(send)
             elif outcome.reason == "ok" and not outcome.status:
-                await self._reply(outcome, label, send)
+                await send(
+                    {"type": "http.response.start", "status": self._status, "headers": self._head(outcome, label)}
+                )
+                await send({"type": "http.response.body", "body": outcome.payload})
             else:
-                retry_after = gateway.retry_after(waiter, outcome)
-                failure = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
+                failure = error_of(
+                    outcome, waiter.policy, waiter.request_id, retry_after=gateway.retry_after(waiter, outcome)
+                )
                 lingers = await _fail(failure, label, scope, send, unread=_unread(headers) if body is None else 0)
         except errors.OffloopError as error:  # the body grew beyond a bound
             lingers = await _fail(error, label, scope, send, unread=_unread(headers))
@@ -125,10 +128,14 @@ class HttpEndpoint:
     def _enqueue(
         self, gateway: Gateway, call: Call, scope: Scope, headers: dict[bytes, bytes], form: Form, body: bytes
     ) -> None:
+        traced = b"traceparent" in headers or b"baggage" in headers
+        if form == "json" and self._fields_of is None and not traced:
+            gateway.send(call.waiter, body)  # the usual case: nothing travels beside the bytes
+            return
         fields: tuple[tuple[str, str, str], ...] = ()
         if self._fields_of is not None:
             fields = self._fields_of(scope["path_params"], scope["query_string"])
-        trace = _trace(scope) if b"traceparent" in headers or b"baggage" in headers else ()
+        trace = _trace(scope) if traced else ()
         if form in {"json", "none"}:
             gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)
             return
@@ -154,16 +161,17 @@ class HttpEndpoint:
             return self._forms[kind]
         return self._form_of(kind.decode("latin-1") if kind is not None else None)
 
-    async def _reply(self, outcome: Outcome, label: bytes, send: Send) -> None:
-        payload = b"" if self._empty else outcome.payload
-        headers = [(b"x-request-id", label)]
-        if self._status != 204:
-            kind = JSON_TYPE if outcome.media_type is None else media_type_header(outcome.media_type)
-            headers += [(b"content-type", kind), (b"content-length", b"%d" % len(payload))]
+    def _head(self, outcome: Outcome, label: bytes) -> list[tuple[bytes, bytes]]:
+        """The headers of a reply."""
+        if self._status == 204:
+            return [(b"x-request-id", label)]
+        kind = JSON_TYPE if outcome.media_type is None else media_type_header(outcome.media_type)
+        headers = [
+            (b"content-type", kind), (b"content-length", b"%d" % len(outcome.payload)), (b"x-request-id", label),
+        ]  # fmt: skip
         if outcome.filename is not None:
             headers.append((b"content-disposition", disposition_header(outcome.filename)))
-        await send({"type": "http.response.start", "status": self._status, "headers": headers})
-        await send({"type": "http.response.body", "body": payload})
+        return headers
 
 
 def _trace(scope: Scope) -> tuple[tuple[str, str], ...]:

@@ -229,7 +229,7 @@ class Gateway:
         waiter.envelope = envelope
         for see in self._on_enqueue:
             see(Event(t=self._clock(), kind="enqueue", rid=rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
-        if not self.backlog.waiting and (name := self.crew.place()) is not None:
+        if not self.backlog.line and (name := self.crew.place()) is not None:
             self._hand(envelope, name)  # nobody is before it
         else:
             self.backlog.enqueue(envelope)
@@ -267,7 +267,7 @@ class Gateway:
 
     def _dispatch(self) -> None:
         backlog, crew = self.backlog, self.crew
-        while backlog.waiting and (name := crew.place()) is not None:
+        while backlog.line and (name := crew.place()) is not None:
             envelope = backlog.take()
             assert envelope is not None
             self._hand(envelope, name)
@@ -335,7 +335,8 @@ class Gateway:
             if not outcome.last:
                 self._abandon(waiter)
             self._end(waiter, outcome, now)
-        self._dispatch()
+        if self.backlog.line:
+            self._dispatch()
 
     def _drop(self, outcome: Outcome, now: float) -> None:
         self._events.emit(
@@ -513,7 +514,7 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether this process should be sent requests."""
-        return self.lifecycle.state in READY and self.crew.usable
+        return self.lifecycle.state in READY and self.crew.usable > 0
 
     def start(self) -> None:
         """The loops are up: admit from now on."""

@@ -8,6 +8,7 @@ late, and it never touches the web side's state. Whatever a node does, the loop 
 import logging
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from pydantic_core import to_json
@@ -130,22 +131,19 @@ class SyncRunner:
         job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled)
         span = self._spans(envelope)
         try:
-            if span is None:
-                self._route(envelope, message, job, out)
-            else:
-                with span:
-                    self._route(envelope, message, job, out)
+            route = self._services.route(envelope.endpoint)
+            if span is None and not route.uses_services:
+                route.run(message, job, None, out)
+                return
+            with span or _NOTHING, self._services.request() if route.uses_services else _NOTHING as scope:
+                route.run(message, job, scope, out)
+                if span is not None:
                     span.end(out.reason)
         except BaseException as failure:  # noqa: BLE001  (a node's sys.exit() ends its request, and nothing else)
             out.fail(failure)
 
-    def _route(self, envelope: Envelope, message: object, job: Job, out: "_Out") -> None:
-        route = self._services.route(envelope.endpoint)
-        if not route.uses_services:
-            route.run(message, job, None, out)
-            return
-        with self._services.request() as scope:
-            route.run(message, job, scope, out)
+
+_NOTHING = nullcontext()
 
 
 class _Out:
@@ -179,7 +177,12 @@ class _Out:
         """The reply. `last`: nothing runs after it, so that the outcome can say that the loop is free as well."""
         payload, _, media_type, filename = self.codec.encode_reply(message)
         self._check(payload)
-        self.end(payload=payload, media_type=media_type, filename=filename, last=last)
+        if self._outcome is None:
+            envelope, runner = self._delivery.envelope, self._runner
+            self._outcome = Outcome(
+                envelope.rid, "ok", payload, 0, media_type, filename, envelope.attempt, True,
+                self.begun_at, runner.clock(), runner.name, last,
+            )  # fmt: skip
         if not last:
             self._send()
 
@@ -232,9 +235,10 @@ class _Out:
         """Everything of this request has ended: send what has not been sent, and with it that the loop is free."""
         if self._sent:
             self._free()
-        else:
+            return
+        if self._outcome is None:
             self.end(reason="no-reply")
-            self._send()
+        self._send()
 
     def _free(self) -> None:
         envelope = self._delivery.envelope

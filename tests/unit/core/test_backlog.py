@@ -69,7 +69,7 @@ class Queue(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert self.backlog.depth == len(self.places)
         assert self.backlog.bytes == sum(size for _, size in self.places)
-        assert self.backlog.waiting == len(self.line)
+        assert len(self.backlog.line) == len(self.line)
         for number in range(9):
             assert (f"r{number}" in self.backlog) == self.has_place(f"r{number}")
             assert self.backlog.in_line(f"r{number}") == (f"r{number}" in self.line)
@@ -84,7 +84,7 @@ def test_what_was_given_to_a_transport_keeps_its_place_until_it_begins() -> None
     backlog.reserve("r1", 10)
     backlog.enqueue(envelope("r1"))
     assert backlog.take() == envelope("r1")
-    assert (backlog.depth, backlog.bytes, backlog.waiting) == (1, 10, 0)
+    assert (backlog.depth, backlog.bytes, len(backlog.line)) == (1, 10, 0)
     backlog.leave("r1")
     assert (backlog.depth, backlog.bytes) == (0, 0)
 

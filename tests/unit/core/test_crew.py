@@ -170,7 +170,7 @@ class Crews(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert self.crew.usable == any(not worker.wedged for worker in self.workers)
+        assert self.crew.usable == sum(not worker.wedged for worker in self.workers)
         assert len(self.crew) == len(self.workers)
         assert "nobody" not in self.crew
         counts = {"idle": 0, "busy": 0, "overdue": 0, "wedged": 0}
