@@ -57,7 +57,7 @@ class OffloopRoute(APIRoute):
             found = self._entrances[id(inclusion)] = (inclusion, self.entrance(inclusion))
         for shortcut in self.shortcuts:
             if shortcut.included is includer_of(scope):
-                shortcut.learn(self, inclusion, found[1])
+                shortcut.learn(self, inclusion, found[1], bare=found[1] is self.bare)
         return found[1](scope, receive, send)  # type: ignore[return-value]  # an application is a coroutine function
 
     def entrance(self, inclusion: Any) -> ASGIApp:
