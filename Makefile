@@ -71,12 +71,10 @@ bench: install  ## offloop beside FastAPI's own routes; make bench ARGS="--round
 figures: install  ## record what a request costs, on purpose (tests/figures/hot_path.json)
 	@RECORD_FIGURES=1 $(BIN)/python -m pytest tests/unit/test_hot_path.py -q
 
-mutants: install  ## change core/ in small ways and see whether a test notices
-	@$(BIN)/python -m pip install --quiet --group mutants
-	@$(BIN)/mutmut run $(ARGS)
-	@$(BIN)/mutmut results
+mutants: install  ## put listed defects into core/ and ingress/, one at a time: each must fail a test
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 clean:  ## everything that was made here
 	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
-		build dist mutants benchmarks/results
+		build dist benchmarks/results
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

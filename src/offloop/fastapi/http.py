@@ -134,7 +134,7 @@ class HttpEndpoint:
             return
         fields: tuple[tuple[str, str, str], ...] = ()
         if self._fields_of is not None:
-            fields = self._fields_of(scope["path_params"], scope["query_string"])
+            fields = self._fields_of(scope.get("path_params", {}), scope["query_string"])  # a shortcut has none
         trace = _trace(scope) if traced else ()
         if form in {"json", "none"}:
             gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)

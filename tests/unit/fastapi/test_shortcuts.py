@@ -43,6 +43,7 @@ def test_they_are_there_while_the_app_lives_and_not_longer() -> None:
                 assert client.post("/echo", json=ECHO).json()["n"] == 1
                 assert client.get("/items/3").json()["item"] == 3
                 assert client.get("/echo").status_code == 405
+                assert client.post("/letters", params={"to": "Ada"}, content=b"Dear Ada").json()["size"] == 8
                 assert client.get("/openapi.json").status_code == 200
             assert app.url_path_for("echo") == "/echo"
         assert app.router.routes == routes
