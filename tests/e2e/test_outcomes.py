@@ -18,7 +18,7 @@ from tests.support.wire import Answer, Wire
 SEEN: set[str] = set()
 
 
-def problem(answer: httpx.Response | Answer, status: int, reason: str) -> dict[str, Any]:
+def assert_problem(answer: httpx.Response | Answer, status: int, reason: str) -> dict[str, Any]:
     """Assert that it is this problem document, complete, and give it back."""
     SEEN.add(reason)
     said: dict[str, Any] = answer.json()
@@ -51,24 +51,28 @@ def test_loops_that_were_never_started() -> None:
     with serving(APP, "--lifespan", "off") as server:
         with Wire(server.port) as wire:
             wire.post("/echo", {"n": 1})
-            said = problem(wire.answer(), 503, "backend-unavailable")
+            said = assert_problem(wire.answer(), 503, "backend-unavailable")
         assert said["started"] is False
         assert httpx.get(f"{server.url}/offloop/readyz").status_code == 503
 
 
 def test_a_media_type_that_the_endpoint_does_not_take(client: httpx.Client) -> None:
-    problem(client.post("/blobs", content=b"x", headers={"content-type": "image/png"}), 415, "unsupported-media-type")
-    problem(client.post("/echo", content=b"n=1", headers={"content-type": "text/plain"}), 415, "unsupported-media-type")
+    assert_problem(
+        client.post("/blobs", content=b"x", headers={"content-type": "image/png"}), 415, "unsupported-media-type"
+    )
+    assert_problem(
+        client.post("/echo", content=b"n=1", headers={"content-type": "text/plain"}), 415, "unsupported-media-type"
+    )
 
 
 def test_a_content_encoding(client: httpx.Client) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    problem(client.post("/echo", content=b"\x1f\x8b", headers=headers), 415, "unsupported-media-type")
+    assert_problem(client.post("/echo", content=b"\x1f\x8b", headers=headers), 415, "unsupported-media-type")
 
 
 def test_a_body_that_declares_too_much(client: httpx.Client) -> None:
     headers = {"content-type": "application/pdf"}
-    problem(client.post("/blobs", content=b"x" * (2**20 + 1), headers=headers), 413, "payload-too-large")
+    assert_problem(client.post("/blobs", content=b"x" * (2**20 + 1), headers=headers), 413, "payload-too-large")
 
 
 def test_a_body_that_becomes_too_much_as_it_arrives(client: httpx.Client) -> None:
@@ -77,14 +81,14 @@ def test_a_body_that_becomes_too_much_as_it_arrives(client: httpx.Client) -> Non
             yield b"x" * 2**16
 
     headers = {"content-type": "application/pdf"}
-    problem(client.post("/blobs", content=pieces(), headers=headers), 413, "payload-too-large")
+    assert_problem(client.post("/blobs", content=pieces(), headers=headers), 413, "payload-too-large")
 
 
 def test_an_endpoint_with_all_its_waiters(server: Server, gate: Gate) -> None:
     with ThreadPoolExecutor(8) as callers:
         busy = [callers.submit(httpx.post, f"{server.url}/gated", json={"name": "all"}, timeout=30) for _ in range(8)]
         wait_in_flight(server, "gated", 8)
-        said = problem(httpx.post(f"{server.url}/gated", json={"name": "one more"}), 429, "endpoint-busy")
+        said = assert_problem(httpx.post(f"{server.url}/gated", json={"name": "one more"}), 429, "endpoint-busy")
         assert said["started"] is False
         for _ in range(2):
             gate.wait("all", 4)
@@ -99,7 +103,7 @@ def test_a_queue_that_is_full(small: Server, gate: Gate) -> None:
         one.post("/gated", {"name": "full"})
         two.post("/gated", {"name": "full"})
         wait_in_flight(small, "gated", 3)
-        problem(httpx.post(f"{small.url}/echo", json={"n": 1}), 503, "queue-full")
+        assert_problem(httpx.post(f"{small.url}/echo", json={"n": 1}), 503, "queue-full")
         for wire in (running, one, two):
             gate.wait("full")
             gate.open("full")
@@ -108,7 +112,7 @@ def test_a_queue_that_is_full(small: Server, gate: Gate) -> None:
 
 def test_the_memory_for_bodies_is_full(small: Server) -> None:
     headers = {"content-type": "application/pdf"}
-    problem(httpx.post(f"{small.url}/blobs", content=b"x" * 400_001, headers=headers), 503, "queue-full")
+    assert_problem(httpx.post(f"{small.url}/blobs", content=b"x" * 400_001, headers=headers), 503, "queue-full")
     assert httpx.post(f"{small.url}/blobs", content=b"x" * 400_000, headers=headers).status_code == 200
 
 
@@ -116,7 +120,7 @@ def test_an_upload_that_is_unfinished_at_the_deadline(server: Server) -> None:
     with Wire(server.port) as wire:
         wire.head("POST /brief", content_type="application/json", content_length="100")
         wire.send(b'{"name":')
-        said = problem(wire.answer(), 408, "upload-timeout")
+        said = assert_problem(wire.answer(), 408, "upload-timeout")
     assert said["started"] is False
 
 
@@ -136,33 +140,33 @@ def test_the_deadline_passes_before_anything_begins(small: Server, gate: Gate) -
         running.post("/gated", {"name": "holding"})
         gate.wait("holding")
         late = httpx.post(f"{small.url}/echo", json={"n": 1}, headers={"x-request-timeout": "0.2"})
-        said = problem(late, 503, "expired-in-queue")
+        said = assert_problem(late, 503, "expired-in-queue")
         assert said["started"] is False
         gate.open("holding")
         assert running.answer().status == 200
 
 
 def test_the_deadline_passes_while_a_node_runs(server: Server, gate: Gate) -> None:
-    said = problem(httpx.post(f"{server.url}/brief", json={"name": "slow"}), 504, "deadline-exceeded")
+    said = assert_problem(httpx.post(f"{server.url}/brief", json={"name": "slow"}), 504, "deadline-exceeded")
     assert said["started"] is True
     gate.wait("slow")
     gate.open("slow")
 
 
 def test_a_problem_that_a_node_raised(client: httpx.Client) -> None:
-    said = problem(client.post("/refused", json={"how": "pages"}), 422, "too-many-pages")
+    said = assert_problem(client.post("/refused", json={"how": "pages"}), 422, "too-many-pages")
     assert said["title"] == "The document has too many pages"
     assert said["detail"] == "900 pages are too many"
     assert (said["pages"], said["limit"]) == (900, [1, 500])
     assert said["retry_safe"] is False
-    problem(client.post("/refused", json={"how": "gone"}), 410, "gone")
+    assert_problem(client.post("/refused", json={"how": "gone"}), 410, "gone")
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "interrupt", "stop", "memory", "recursion", "base"])
 def test_a_node_that_fails_in_any_way_ends_its_request_and_not_its_loop(client: httpx.Client, how: str) -> None:
     answers = [client.post("/failing", json={"how": how}) for _ in range(5)]  # more than there are loops
     for answer in answers:
-        said = problem(answer, 500, "node-failed")
+        said = assert_problem(answer, 500, "node-failed")
         assert said["started"] is True
         assert "secret" not in answer.text
         assert "Error" not in answer.text
@@ -170,7 +174,7 @@ def test_a_node_that_fails_in_any_way_ends_its_request_and_not_its_loop(client: 
 
 
 def test_work_that_ends_without_a_reply(client: httpx.Client) -> None:
-    problem(client.post("/failing", json={"how": "silence"}), 500, "no-reply")
+    assert_problem(client.post("/failing", json={"how": "silence"}), 500, "no-reply")
 
 
 def test_debug_adds_the_traceback() -> None:

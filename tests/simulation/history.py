@@ -260,7 +260,7 @@ class History:
 
     def _in_order(self) -> None:
         """What a death gave back stands in front, in the order in which its worker had it."""
-        line = list(self.gateway.backlog._line)
+        line = list(self.gateway.backlog.line)
         for first, second in pairwise(line):
             one, two = self.plant.handed.get(first), self.plant.handed.get(second)
             assert one is not None or two is None, "work that a death gave back stands behind work that never began"

@@ -19,7 +19,7 @@ STORIES: tuple[Callable[[Story, str, float, float, float], None], ...] = (
     lambda story, rid, t, wait, run: story.finishes(rid, t, wait, run),
     lambda story, rid, t, wait, run: story.late(rid, t, wait, run),
     lambda story, rid, t, wait, run: story.lost(rid, t, wait, run),
-    lambda story, rid, t, wait, run: story.retried(rid, t, wait, run),
+    lambda story, rid, t, wait, run: story.retried(rid, t, min(wait, 1.0), min(run, 1.0)),  # twice, and in time
 )
 
 times = st.integers(0, 4000).map(lambda milliseconds: milliseconds / 1000)
