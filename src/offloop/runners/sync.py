@@ -177,12 +177,11 @@ class _Out:
         """The reply. `last`: nothing runs after it, so that the outcome can say that the loop is free as well."""
         payload, _, media_type, filename = self.codec.encode_reply(message)
         self._check(payload)
-        if self._outcome is None:
-            envelope, runner = self._delivery.envelope, self._runner
-            self._outcome = Outcome(
-                envelope.rid, "ok", payload, 0, media_type, filename, envelope.attempt, True,
-                self.begun_at, runner.clock(), runner.name, last,
-            )  # fmt: skip
+        envelope, runner = self._delivery.envelope, self._runner
+        self._outcome = Outcome(
+            envelope.rid, "ok", payload, 0, media_type, filename, envelope.attempt, True,
+            self.begun_at, runner.clock(), runner.name, last,
+        )  # fmt: skip
         if not last:
             self._send()
 
@@ -196,13 +195,12 @@ class _Out:
         return "no-reply" if self._outcome is None else self._outcome.reason
 
     def end(self, **outcome: Any) -> None:
-        """Note the outcome, once; it is sent when the request scope has been closed."""
-        if self._outcome is None:
-            envelope, runner = self._delivery.envelope, self._runner
-            self._outcome = Outcome(
-                rid=envelope.rid, attempt=envelope.attempt, begun_at=self.begun_at, ended_at=runner.clock(),
-                worker=runner.name, **outcome,
-            )  # fmt: skip
+        """Note the outcome; it is sent when the request scope has been closed. Once, and not after a reply."""
+        envelope, runner = self._delivery.envelope, self._runner
+        self._outcome = Outcome(
+            rid=envelope.rid, attempt=envelope.attempt, begun_at=self.begun_at, ended_at=runner.clock(),
+            worker=runner.name, **outcome,
+        )  # fmt: skip
 
     def fail(self, failure: BaseException) -> None:
         """A node, a service or the machinery raised."""
