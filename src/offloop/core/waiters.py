@@ -31,7 +31,7 @@ class Waiter(msgspec.Struct, eq=False):
 
     Attributes:
         size: bytes of its body that are reserved.
-        begun_at, worker: of the attempt that runs; 0.0 and "" before.
+        begun_at: of the attempt that runs; 0.0 before.
         envelope: what is sent to a worker, kept for as long as it may be sent again.
         chunks: takes stream messages, where the caller does.
         verdict: the reason to end with once a withdrawal is answered; "" where that depends on the answer.
@@ -49,7 +49,6 @@ class Waiter(msgspec.Struct, eq=False):
     phase: Phase = Phase.UPLOADING
     attempt: int = 1
     begun_at: float = 0.0
-    worker: str = ""
     envelope: Envelope | None = None
     chunks: Any = None
     verdict: str = ""

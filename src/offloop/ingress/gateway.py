@@ -307,7 +307,6 @@ class Gateway:
             self._watch_crew()
             return
         waiter.begun_at = report.at
-        waiter.worker = report.worker
         if not waiter.policy.idempotent:
             waiter.envelope = None  # it will never be sent again: the body's memory is the worker's alone
         if waiter.phase is Phase.QUEUED:
