@@ -18,6 +18,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 STOPPED = "stopped"
 """The cause of a `worker_lost` that was asked for: a stop, neither a death nor a restart."""
+WEDGED = "wedged"
+"""The outcome of a `replace`, and the cause of the `worker_lost` of a process that was killed for it: one restart."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -40,7 +40,7 @@ Form = Literal["json", "raw", "multipart", "packed", "none"]
 message as `ask` packs it, with or without Blob fields; no body at all (all is in `fields`)."""
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One message on its way to a runner.
 
     Attributes:
@@ -74,7 +74,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
 
 
-class Begun(msgspec.Struct, frozen=True, tag="begun"):
+class Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
     """A worker is about to call the first node. Made visible before that call, never together with the outcome.
 
     `at` is monotonic seconds; `worker` the loop or process that holds it from now on.
@@ -86,7 +86,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     at: float
 
 
-class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
     """One stream message, encoded; `number` counts from 1 within an attempt."""
 
     rid: str
@@ -97,7 +97,7 @@ class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
     filename: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="outcome"):
     """What ends a request: a reply (`reason` is `ok`) or one named failure.
 
     Attributes:
@@ -127,7 +127,7 @@ class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     debug: str | None = None
 
 
-class Freed(msgspec.Struct, frozen=True, tag="freed"):
+class Freed(msgspec.Struct, frozen=True, array_like=True, tag="freed"):
     """The loop that ran `rid` is free again: its outcome is long sent, or nobody wants one."""
 
     rid: str
@@ -135,29 +135,33 @@ class Freed(msgspec.Struct, frozen=True, tag="freed"):
     worker: str
 
 
-class Withdrawn(msgspec.Struct, frozen=True, tag="withdrawn"):
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="withdrawn"):
     """The late answer to a withdrawal: `begun` is False if it never will begin, True if it had, None if unknown."""
 
     rid: str
     begun: bool | None
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     """A transport could not take an envelope (a shared bound, a dead broker): it will never begin."""
 
     rid: str
     reason: str
 
 
-class WorkerUp(msgspec.Struct, frozen=True, tag="up"):
-    """A worker is ready to take `loops` requests at once."""
+class WorkerUp(msgspec.Struct, frozen=True, array_like=True, tag="up"):
+    """A worker is ready to take `loops` requests at once. `replaces`: who is handed no more from now on, if anyone."""
 
     worker: str
     loops: int = 1
+    replaces: str = ""
 
 
-class WorkerGone(msgspec.Struct, frozen=True, tag="gone"):
-    """A worker is gone, and everything it had sent has been read. `cause` is for the log and the metrics."""
+class WorkerGone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+    """A worker is gone, and everything it had sent has been read. `cause` is for the log and the metrics.
+
+    One that had never been reported as up could not be started.
+    """
 
     worker: str
     cause: str

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from offloop.messages import WorkerGone
 from offloop.testing.conformance import Ends, TransportConformance
 from offloop.transports.memory import MemoryTransport
 
@@ -12,5 +13,5 @@ class TestMemory(TransportConformance):
         transport = MemoryTransport(loop.call_soon_threadsafe, loop.call_soon)
         return Ends(
             sink=transport, source=transport, reply_sink=transport, reply_source=transport,
-            close=transport.close, nudge=transport.nudge,
+            close=transport.close, nudge=transport.nudge, lose=lambda: transport.send(WorkerGone("loop-1", "died")),
         )  # fmt: skip

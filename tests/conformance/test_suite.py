@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import msgspec
 import pytest
 
-from offloop.messages import Begun, Chunk, Envelope, Outcome, Report
+from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Report, WorkerGone
 from offloop.testing.conformance import Ends, TransportConformance, suite, web_side, work
 from offloop.testing.conformance.web_side import WebSide
 from offloop.transports.memory import MemoryDelivery, MemoryTransport
@@ -114,6 +115,123 @@ class Dozing(MemoryTransport):
         return super().get(0.0)
 
 
+class Unshaken(MemoryTransport):
+    def nudge(self, loops: int) -> None:
+        """It lets idle loops wait."""
+
+
+class OncePerId(MemoryTransport):
+    """What was put once is known, and not sent again."""
+
+    seen: set[str]
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        self.seen = getattr(self, "seen", set())
+        if envelope.rid not in self.seen:
+            self.seen.add(envelope.rid)
+            super().put(envelope, worker)
+
+
+class FirstStays(OncePerId):
+    """What is put again is sent, and known as what was put first."""
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        known = self._deliveries.get(envelope.rid)
+        MemoryTransport.put(self, envelope, worker)
+        if known is not None:
+            self._deliveries[envelope.rid] = known
+
+
+class Revived(MemoryTransport):
+    """A second put revives the delivery that was taken back."""
+
+    def withdraw(self, rid: str) -> bool | None:
+        before = self._deliveries.get(rid)
+        taken = super().withdraw(rid)
+        self.taken = {**getattr(self, "taken", {}), rid: before}
+        return taken
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        super().put(envelope, worker)
+        before = getattr(self, "taken", {}).get(envelope.rid)
+        if before is not None:
+            before.envelope = envelope
+            before._claim.append(None)
+
+
+class AnyAttempt(MemoryTransport):
+    """The end of one attempt is the end of all."""
+
+    def settle(self) -> None:
+        for report in self._reports:
+            if isinstance(report, (Outcome, Freed)):
+                self._deliveries.pop(report.rid, None)
+        super().settle()
+
+
+class FirstAttempt(MemoryTransport):
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        super().put(msgspec.structs.replace(envelope, attempt=1), worker)
+
+
+class Hasty(MemoryTransport):
+    """The news of a death overtakes what the dead had sent."""
+
+    def send(self, report: Report) -> None:
+        super().send(report)
+        if isinstance(report, WorkerGone):
+            self._reports.rotate(1)
+
+
+class Unwitnessed(MemoryTransport):
+    """What had begun dies with its worker."""
+
+    def send(self, report: Report) -> None:
+        if isinstance(report, WorkerGone):
+            for begun in [each for each in self._reports if isinstance(each, Begun)]:
+                self._reports.remove(begun)
+        super().send(report)
+
+
+class Imaginative(MemoryTransport):
+    """All that a lost worker was given has begun."""
+
+    def send(self, report: Report) -> None:
+        if isinstance(report, WorkerGone):
+            for rid in self._deliveries:
+                if not any(isinstance(each, Begun) and each.rid == rid for each in self._reports):
+                    super().send(Begun(rid, 1, report.worker, 1.0))
+        super().send(report)
+
+
+class DiesTwice(MemoryTransport):
+    def send(self, report: Report) -> None:
+        super().send(report)
+        if isinstance(report, WorkerGone):
+            self._wake(lambda: self._reports.append(report))
+
+
+class Undying(MemoryTransport):
+    """A worker's end is not noticed."""
+
+    def send(self, report: Report) -> None:
+        if not isinstance(report, WorkerGone):
+            super().send(report)
+
+
+class Mourning(MemoryTransport):
+    """It takes nothing for the dead."""
+
+    def send(self, report: Report) -> None:
+        super().send(report)
+        self.lost = getattr(self, "lost", False) or isinstance(report, WorkerGone)
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        if getattr(self, "lost", False):
+            raise KeyError(worker)
+        super().put(envelope, worker)
+
+
 BROKEN: list[tuple[type[MemoryTransport], str]] = [
     (ClaimedByAll, "a_delivery_is_claimed_once"),
     (ClaimedByAll, "racing_threads_claim_a_delivery_once"),
@@ -135,9 +253,27 @@ BROKEN: list[tuple[type[MemoryTransport], str]] = [
     (Restless, "after_close_nothing_is_taken"),
     (Restless, "after_close_reports_are_dropped_without_an_error"),
     (Dozing, "a_waiting_get_is_woken_by_work"),
+    (Unshaken, "a_nudged_get_returns_none"),
+    (OncePerId, "what_was_withdrawn_can_be_put_again_and_begins_once"),
+    (OncePerId, "a_withdrawn_delivery_stays_so_when_its_request_is_put_again"),
+    (OncePerId, "a_later_attempt_is_begun_and_answered_as_such"),
+    (FirstStays, "what_is_said_of_an_earlier_attempt_does_not_end_the_later"),
+    (FirstStays, "what_is_said_of_an_earlier_attempt_does_not_begin_the_later"),
+    (Revived, "what_was_withdrawn_can_be_put_again_and_begins_once"),
+    (Revived, "a_withdrawn_delivery_stays_so_when_its_request_is_put_again"),
+    (AnyAttempt, "what_is_said_of_an_earlier_attempt_does_not_end_the_later"),
+    (AnyAttempt, "what_is_said_of_an_earlier_attempt_does_not_begin_the_later"),
+    (FirstAttempt, "a_later_attempt_is_begun_and_answered_as_such"),
+    (Hasty, "a_workers_end_comes_after_all_that_it_had_sent"),
+    (Hasty, "what_a_lost_worker_had_begun_is_known_before_its_end"),
+    (Unwitnessed, "what_a_lost_worker_had_begun_is_known_before_its_end"),
+    (Imaginative, "what_a_lost_worker_had_begun_is_known_before_its_end"),
+    (DiesTwice, "a_lost_workers_end_is_the_last_of_it"),
+    (Undying, "a_workers_end_comes_after_all_that_it_had_sent"),
+    (Mourning, "what_is_put_for_a_lost_worker_is_without_harm"),
 ]
 
-SILENT = {Deaf, Lossy, Disheartened}
+SILENT = {Deaf, Lossy, Disheartened, Unshaken, OncePerId, FirstStays, AnyAttempt, Undying}
 """Seen only by what does not come: no need to wait for it long."""
 
 
@@ -150,7 +286,7 @@ def test_a_broken_transport_does_not_pass(
             transport: Any = broken(asyncio.get_running_loop().call_soon_threadsafe)
             return Ends(
                 sink=transport, source=transport, reply_sink=transport, reply_source=transport,
-                close=transport.close, nudge=transport.nudge,
+                close=transport.close, nudge=transport.nudge, lose=lambda: transport.send(WorkerGone("loop-1", "died")),
             )  # fmt: skip
 
     if broken in SILENT:
@@ -159,5 +295,7 @@ def test_a_broken_transport_does_not_pass(
     with WebSide() as web:
         ends = web.run(Broken().open())
         web.call(ends.reply_source.subscribe, web.receive)
-        with pytest.raises((AssertionError, TimeoutError)):
-            getattr(Broken(), f"test_{name}")(web=web, ends=ends)
+        test = getattr(Broken(), f"test_{name}")
+        late = {"late": Outcome(rid="r1")} if "late" in signature(test).parameters else {}
+        with pytest.raises((AssertionError, TimeoutError, KeyError)):
+            test(web=web, ends=ends, **late)

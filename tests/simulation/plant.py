@@ -1,66 +1,26 @@
-"""The worker side of a history: workers, what they do with a request, and how their reports travel.
+"""The worker side of a history: workers, and what they do with a request.
 
 Owns the fakes of `WorkSink` and of the part of a workforce that the gateway calls. It says what a `SyncRunner` would
 say, in the same order, and keeps accounts of its own; it judges nothing but what it is handed.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from random import Random
 
+from offloop.core.respawn import Respawn
 from offloop.events import STOPPED, Event, Events, Kind
 from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone, WorkerUp
+from tests.simulation.account import Account
+from tests.simulation.parts import Delivery, Plan, Worker
+from tests.simulation.wire import Wire
 from tests.simulation.world import World
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What one attempt at a request comes to.
-
-    Attributes:
-        seconds: until its reply, or what stands for it.
-        end: `ok`, a reason, a Problem's reason (`too-many`), or `die`.
-        after: seconds of work after the reply; 0.0 for none.
-        chunks: how many come before the reply.
-        twice: whether the reply is sent twice.
-        heeds: whether the work notices that it is cancelled or late.
-    """
-
-    seconds: float
-    end: str
-    after: float = 0.0
-    chunks: int = 0
-    twice: bool = False
-    heeds: bool = True
-
-
-class Delivery:
-    """An envelope on its way or in a worker's hands. `begun` is None until it has begun, or never will."""
-
-    __slots__ = ("begun", "cancelled", "envelope", "replied", "where")
-
-    def __init__(self, envelope: Envelope, where: "Worker | None") -> None:
-        self.envelope = envelope
-        self.where = where
-        self.begun: bool | None = None
-        self.replied = False
-        self.cancelled = False
-
-
-@dataclass(eq=False)
-class Worker:
-    """One loop (shared), or one process with some loops."""
-
-    name: str
-    loops: int
-    buffer: deque[Delivery] = field(default_factory=deque)
-    running: dict[str, Delivery] = field(default_factory=dict)
-    control: list[Delivery] = field(default_factory=list)
-    frozen_until: float = 0.0
-    leaving: bool = False
-    condemned: bool = False
-    alive: bool = True
+UNSENT = 1e-4
+"""Seconds for which what was handed out has not left this process."""
+SUSPENDED = 1.5
+"""Seconds after which a worker that was stopped is killed."""
+RECYCLED = "recycled"
 
 
 class Plant:
@@ -68,7 +28,11 @@ class Plant:
 
     Args:
         shared: one buffer that all loops take from (threads); else each worker has its own (processes).
-        withdrawals: how a withdrawal is answered where work is not shared: `now` or `late`.
+        withdrawals: how a withdrawal is answered where work is not shared: `now`, or `late` what cannot be known now.
+        table: whether beginnings are seen in shared memory when the web side looks, or sent as reports.
+        limit: a worker has a successor after about so many requests; 0: never.
+        fails: the share of starts that fail, as long as there are some.
+        slow_start: seconds that a worker takes to come up, drawn from these.
         tells_late: whether a worker reports what it found to be late, or leaves that to the web side.
         ghosts: the share of requests lost with their worker whose reply comes all the same, much later.
         refuses: the share of envelopes that the transport cannot take.
@@ -85,6 +49,10 @@ class Plant:
         loops: int,
         read_ahead: int,
         withdrawals: str,
+        table: bool,
+        limit: int,
+        fails: float,
+        slow_start: tuple[float, ...],
         tells_late: bool,
         ghosts: float,
         refuses: float,
@@ -93,50 +61,61 @@ class Plant:
         self.random = random
         self.shared = shared
         self.workers: dict[str, Worker] = {}
-        self.receive: Callable[[Sequence[Report]], None] = lambda reports: None
+        self.wire = Wire(world, random, self._applied, shared=shared, table=table)
+        self.account: Account | None = None
+        self.outage_until = 0.0
         self.outcomes_sent = 0
         self.firsts: dict[str, None] = {}
         """Every rid that was ever handed out, in the order in which it was the first time."""
         self.handed: dict[str, tuple[str, int]] = {}
         """By rid: to whom it was handed last, and as the how manieth of all."""
-        self.closed = False
+        self.taking_back = False
+        """Whether what is withdrawn now is so because a loop elsewhere is free."""
         self._events = events
         self._plan = plan
         self._loops = loops
         self._room = loops + read_ahead
         self._withdrawals = withdrawals
+        self._limit = limit
+        self._fails = fails
+        self._failures_left = 8
+        self._slow_start = slow_start
         self._tells_late = tells_late
         self._ghosts = ghosts
         self._refuses = refuses
         self._refused: set[str] = set()
         self._buffer: deque[Delivery] = deque()
         self._deliveries: dict[str, Delivery] = {}
-        self._reports: deque[tuple[str, Report]] = deque()
-        self._armed = False
         self._made = 0
         self._puts = 0
 
     # ---- on the event loop: WorkSink
 
     def put(self, envelope: Envelope, worker: str | None) -> None:
-        if self.closed:
+        if self.wire.closed:
             return
         assert (worker is None) == self.shared, "work was handed to the wrong kind of buffer"
+        if self.account is not None and worker is not None:
+            self.account.handed(envelope, worker, self.world.now)
         if self.random.random() < self._refuses and (worker is None or self.workers[worker].alive):
             self._refused.add(envelope.rid)
-            self._send(worker or "", Refused(envelope.rid, "backend-unavailable"))
+            self.wire.send(worker or "", Refused(envelope.rid, "backend-unavailable"))
             return
         self.firsts[envelope.rid] = None
         if worker is None:
-            self._deliveries[envelope.rid] = delivery = Delivery(envelope, None)
+            self._deliveries[envelope.rid] = delivery = Delivery(envelope, None, self.world.now)
             self._buffer.append(delivery)
             self.world.after(self._soon(), self._take_shared)
             return
         where = self.workers[worker]
         assert not where.condemned, "work was handed to a worker that is being replaced"
+        assert not where.finishing, "work was handed to a worker that has a successor"
         self._puts += 1
+        where.handed += 1
+        if where.handed == where.limit:
+            self._come(where.respawn, 0.0, where)
         self.handed[envelope.rid] = worker, self._puts
-        self._deliveries[envelope.rid] = delivery = Delivery(envelope, where)
+        self._deliveries[envelope.rid] = delivery = Delivery(envelope, where, self.world.now)
         if where.alive:
             where.buffer.append(delivery)
             assert len(where.buffer) + len(where.running) <= self._room, (
@@ -145,16 +124,33 @@ class Plant:
             self.world.after(self._soon(), lambda: self._take(where))
 
     def withdraw(self, rid: str) -> bool | None:
+        answer = self._withdraw(rid)
+        if self.account is not None:
+            self.account.asked_back(rid, answer, stranded=self.taking_back)
+        return answer
+
+    def _withdraw(self, rid: str) -> bool | None:
+        at_once = self._withdrawals == "now" or self.shared
         if rid in self._refused:
-            return True if self._withdrawals == "now" or self.shared else None  # what it reported is the answer
+            return True if at_once else None  # what it reported is the answer
         delivery = self._deliveries[rid]
-        if self._withdrawals == "now" or self.shared:
+        if at_once:
             return self._take_back(delivery)
         where = delivery.where
         assert where is not None
-        where.control.append(delivery)
-        self.world.after(self.random.uniform(0.0, 0.008), lambda: self._heed_control(where))
+        if delivery.begun:
+            return False
+        if where.alive and delivery.begun is None and self.world.now - delivery.put_at < UNSENT:
+            return self._take_back(delivery)
+        if not delivery.asked:
+            delivery.asked = True
+            where.control.append(delivery)
+            self.world.after(self.random.uniform(0.0, 0.008), lambda: self._heed_control(where))
         return None
+
+    def left_by_death(self, *rids: str) -> bool:
+        """Whether these had neither begun nor been taken back where they were last."""
+        return all(self._deliveries[rid].begun is None for rid in rids)
 
     def _take_back(self, delivery: Delivery) -> bool:
         if delivery.begun is not None:
@@ -169,43 +165,13 @@ class Plant:
             delivery.cancelled = True
 
     def settle(self) -> None:
-        """All that was sent, between threads; between processes what stands before the last evidence of a worker."""
-        if self.closed:
-            return
-        reports = self._reports
-        if self.shared:
-            self._deliver(len(reports))
-            return
-        evident: set[str] = set()
-        read, kept = [], deque[tuple[str, Report]]()
-        while reports:
-            name, report = reports.pop()
-            if type(report) is Begun:
-                evident.add(name)
-            if name in evident:
-                read.append(report)
-            else:
-                kept.appendleft((name, report))
-        self._reports = kept
-        self.receive(read[::-1])
-
-    def _deliver(self, count: int) -> None:
-        if count and not self.closed:
-            self.receive([self._reports.popleft()[1] for _ in range(count)])
-
-    def settle_all(self) -> None:
-        """Everything that was sent."""
-        self._deliver(len(self._reports))
-
-    def _woken(self) -> None:
-        self._armed = False
-        self.settle_all()
+        self.wire.settle()
 
     # ---- on the event loop: the workforce
 
     def replace(self, worker: str) -> None:
         """A wedged thread is left to itself and ends with its node; a wedged process is killed."""
-        assert not self.closed, "a worker was replaced after the stop"
+        assert not self.wire.closed, "a worker was replaced after the stop"
         where = self.workers[worker]
         if self.shared:
             where.leaving = True
@@ -217,17 +183,54 @@ class Plant:
             where.condemned = True
             self.world.after(self.random.uniform(0.0, 0.02), lambda: self.lose(where, "wedged"))
 
-    def start(self) -> None:
-        """One more worker."""
+    def start(self, respawn: Respawn | None = None, before: Worker | None = None) -> None:
+        """One more worker, in the place of another or in a new one."""
         self._made += 1
-        worker = self.workers[f"w{self._made}"] = Worker(f"w{self._made}", self._loops)
-        self._send(worker.name, WorkerUp(worker.name, worker.loops))
+        name = f"w{self._made}"
+        respawn = respawn or Respawn()
+        alive = before is not None and before.alive
+        if self.world.now < self.outage_until or (self._failures_left and self.random.random() < self._fails):
+            self._failures_left -= 1
+            self.wire.send(name, WorkerGone(name, "start-failed"))
+            delay = respawn.delay(lived=None, handed=0, random=self.random.random())
+            self._come(respawn, delay, before if alive else None)
+            return
+        limit = round(self._limit * self.random.uniform(0.9, 1.1))
+        worker = self.workers[name] = Worker(name, self._loops, respawn, self.world.now, max(1, limit) if limit else 0)
+        if alive and before is not None:
+            # As one step, as a workforce does it: who is told to end is handed nothing behind that.
+            self.world.after(0.0, lambda: self._succeed(worker, before), web=True)
+        else:
+            self.wire.send(name, WorkerUp(name, worker.loops))
         self.world.after(self._soon(), self._take_shared)
+
+    def _succeed(self, worker: Worker, before: Worker) -> None:
+        if worker.alive and not self.wire.closed:  # one that died before it was ready has never been up
+            self.wire.settle_all()
+            self.wire.apply([WorkerUp(worker.name, worker.loops, before.name)])
+
+    def _applied(self, report: Report) -> None:
+        """Who has a successor from now on is told to end behind what it was handed so far."""
+        if isinstance(report, WorkerUp) and report.replaces:
+            before = self.workers[report.replaces]
+            before.finishing = True
+            self.world.after(self._soon(), lambda: self._go(before))
+
+    def _come(self, respawn: Respawn, delay: float, before: Worker | None) -> None:
+        """Another comes up after a while."""
+        if before is not None:
+            before.succeeded = True
+        took = self.random.choice(self._slow_start)
+        self.world.after(delay + took, lambda: self._arrive(respawn, before))
+
+    def _arrive(self, respawn: Respawn, before: Worker | None) -> None:
+        if not self.wire.closed:
+            self.start(respawn, before)
 
     # ---- in the workers
 
     def lose(self, worker: Worker, cause: str) -> None:
-        """It dies, with everything that it held. Another comes up after a while, unless it was told to leave."""
+        """It dies, with everything that it held. Another comes up after a while, unless one is on its way."""
         if not worker.alive:
             return
         worker.alive = False
@@ -236,9 +239,11 @@ class Plant:
                 self.world.after(
                     self.random.uniform(0.001, 0.3), lambda delivery=delivery: self._haunt(delivery, worker)
                 )
-        self._send(worker.name, WorkerGone(worker.name, cause))
-        if cause != STOPPED and not worker.leaving:
-            self.world.after(self.random.choice((0.001, 0.02, 0.2)), self.start)
+        self.wire.send(worker.name, WorkerGone(worker.name, cause))
+        if cause != STOPPED and not worker.leaving and not worker.succeeded:
+            lived = self.world.now - worker.ready_at
+            delay = worker.respawn.delay(lived=lived, handed=worker.handed, random=self.random.random())
+            self._come(worker.respawn, 0.0 if self.shared else delay, None)
 
     def _haunt(self, delivery: Delivery, worker: Worker) -> None:
         """What a worker said before its end may come after the news of its end, where a broker stands between."""
@@ -248,16 +253,21 @@ class Plant:
     def freeze(self, worker: Worker, seconds: float) -> None:
         """It answers nothing and begins nothing for so long; what it runs goes on."""
         worker.frozen_until = self.world.now + seconds
+        if seconds > SUSPENDED:
+            self.world.after(SUSPENDED, lambda: self.lose(worker, "suspended"))
+            return
         self.world.after(seconds, lambda: self._heed_control(worker))
         self.world.after(seconds, lambda: self._take(worker))
+        self.world.after(seconds, lambda: self._go(worker))
 
     def _heed_control(self, worker: Worker) -> None:
         if not worker.alive or self.world.now < worker.frozen_until:
             return
         asked, worker.control = worker.control, []
         for delivery in asked:
-            self._send(worker.name, Withdrawn(delivery.envelope.rid, begun=not self._take_back(delivery)))
+            self.wire.send(worker.name, Withdrawn(delivery.envelope.rid, begun=not self._take_back(delivery)))
         self._take(worker)
+        self._go(worker)
 
     def _take_shared(self) -> None:
         for worker in tuple(self.workers.values()):
@@ -282,9 +292,9 @@ class Plant:
                 reason = "deadline-exceeded" if again else "expired-in-queue"
                 self._outcome(envelope, worker, reason=reason, started=again)
             return
-        delivery.begun = True
+        delivery.begun, delivery.begun_at = True, now
         worker.running[envelope.rid] = delivery
-        self._send(worker.name, Begun(envelope.rid, envelope.attempt, worker.name, now))
+        self.wire.send(worker.name, Begun(envelope.rid, envelope.attempt, worker.name, now))
         self._emit("dequeue", envelope, worker)
         self._emit("start", envelope, worker)
         plan = self._plan(envelope)
@@ -303,7 +313,7 @@ class Plant:
 
     def _chunk(self, delivery: Delivery, worker: Worker, number: int) -> None:
         envelope = delivery.envelope
-        self._send(worker.name, Chunk(envelope.rid, envelope.attempt, number, envelope.payload))
+        self.wire.send(worker.name, Chunk(envelope.rid, envelope.attempt, number, envelope.payload))
 
     def _end(self, delivery: Delivery, worker: Worker, plan: Plan) -> None:
         envelope = delivery.envelope
@@ -334,7 +344,7 @@ class Plant:
 
     def _free(self, delivery: Delivery, worker: Worker, plan: Plan) -> None:
         self._leave(delivery, worker)
-        self._send(worker.name, Freed(delivery.envelope.rid, delivery.envelope.attempt, worker.name))
+        self.wire.send(worker.name, Freed(delivery.envelope.rid, delivery.envelope.attempt, worker.name))
         self._take(worker)
         self._go(worker)
 
@@ -342,23 +352,22 @@ class Plant:
         del worker.running[delivery.envelope.rid]
 
     def _go(self, worker: Worker) -> None:
-        if worker.leaving and not worker.running:
+        if worker.running:
+            return
+        if worker.leaving:
             self.lose(worker, STOPPED)
+        elif worker.finishing and not worker.buffer and self.world.now >= worker.frozen_until:
+            self.lose(worker, RECYCLED)
 
     # ---- back
 
     def _outcome(self, envelope: Envelope, worker: Worker, **said: object) -> None:
         self.outcomes_sent += 1
         outcome = Outcome(
-            rid=envelope.rid, attempt=envelope.attempt, worker=worker.name, ended_at=self.world.clock(), **said
-        )  # type: ignore[arg-type]
-        self._send(worker.name, outcome)
-
-    def _send(self, name: str, report: Report) -> None:
-        self._reports.append((name, report))
-        if not self._armed and type(report) is not Begun:
-            self._armed = True
-            self.world.after(self._soon(), self._woken, web=True)
+            rid=envelope.rid, attempt=envelope.attempt, worker=worker.name, ended_at=self.world.clock(),
+            begun_at=self._deliveries[envelope.rid].begun_at, **said,
+        )  # type: ignore[arg-type]  # fmt: skip
+        self.wire.send(worker.name, outcome)
 
     def _soon(self) -> float:
         return self.random.uniform(0.0, 0.001)

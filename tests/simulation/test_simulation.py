@@ -5,6 +5,7 @@ told, with the command that runs it again.
 """
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -41,3 +42,18 @@ def test_a_history_is_the_same_each_time() -> None:
 
     assert events(7) == events(7)
     assert events(7) != events(8)
+
+
+def test_the_histories_come_to_what_they_are_for() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(250):
+        history = History(seed)
+        history.run()
+        if history.account is not None:
+            seen += history.account.seen
+    wanted = {
+        "ahead": 100, "asked back": 10, "asked and not answered at once": 4, "taken back and handed again": 10,
+        "recycled": 50, "wedged": 30, "failed starts": 100, "admitted with nobody there": 30,
+        "refused for want of workers": 100,
+    }  # fmt: skip
+    assert {what: seen[what] for what, least in wanted.items() if seen[what] < least} == {}

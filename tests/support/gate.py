@@ -91,10 +91,15 @@ class Gate:
                 let_on += 1
         return let_on
 
-    def close(self) -> None:
-        self._listener.close()
+    def clear(self) -> None:
+        """Let on all that stand there, and forget what was noted."""
         for name in list(self._held):
             self.open(name)
+        self.notes.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.clear()
 
 
 @contextmanager

@@ -8,14 +8,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 20.0
+MARK = "TEST_SERVER"
+"""In the environment of a server and of everything that it starts, by which they are found again."""
+
+
+def living(*marks: str) -> set[int]:
+    """Processes that were started with all of this in their environment, and have not ended. Linux only."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            environ = path.read_bytes()
+            if all(mark.encode() in environ for mark in marks):
+                found.add(int(path.parent.name))
+    return found
 
 
 class Server:
@@ -37,7 +51,9 @@ class Server:
         group: bool = False,
         module: str = "",
     ) -> None:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        mark = uuid4().hex
+        self._mark = f"{MARK}={mark}"
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: mark}
         for name, value in (env or {}).items():
             environ.pop(name, None)
             if value is not None:
@@ -118,6 +134,22 @@ class Server:
         with self._changed:
             self._changed.wait_for(lambda: self._ended, timeout)
         return code
+
+    def processes(self) -> set[int]:
+        """Those of it that live: the server, its workers, and whatever they have started."""
+        return living(self._mark)
+
+    def workers(self) -> set[int]:
+        """Of those, the worker processes, and whatever their nodes have started."""
+        return living(self._mark, "OFFLOOP_WORKER_INDEX=")
+
+    def wait_gone(self, pids: set[int] | None = None, timeout: float = 2.0) -> None:
+        """Until none of these lives any more; None: nothing at all of this server."""
+        until = monotonic() + timeout
+        while left := self.processes() if pids is None else self.processes() & pids:
+            assert monotonic() < until, f"{left} live on:\n{self.log}"
+            with self._changed:
+                self._changed.wait(0.02)
 
     def kill(self) -> None:
         if self.process.poll() is None:

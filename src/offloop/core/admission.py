@@ -72,7 +72,7 @@ class Admission:
         self.queue_bytes = queue_bytes
         self.pace = Pace(now)
 
-    def judge(self, policy: Policy, declared: int, acceptable: bool) -> type[errors.OffloopError] | None:
+    def judge(self, policy: Policy, declared: int, acceptable: bool, now: float) -> type[errors.OffloopError] | None:
         """None to admit, else the first refusal that applies, in the contract's order.
 
         Args:
@@ -82,7 +82,7 @@ class Admission:
         """
         if self._lifecycle.state not in ADMITS:
             return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
-        if not self._crew.usable:
+        if not self._crew.available(now):
             return errors.BackendUnavailable
         if not acceptable:
             return errors.UnsupportedMediaType

@@ -50,9 +50,13 @@ class Backlog:
         self.line[envelope.rid] = envelope
         self.line.move_to_end(envelope.rid, last=False)
 
-    def take(self) -> Envelope | None:
-        """The first in line, for a transport; its place stays taken."""
-        return self.line.popitem(last=False)[1] if self.line else None
+    def first(self) -> Envelope | None:
+        """Who is next."""
+        return next(iter(self.line.values()), None)
+
+    def take(self) -> Envelope:
+        """The first in line, for a transport; its place stays taken. Raises KeyError where there is no line."""
+        return self.line.popitem(last=False)[1]
 
     def in_line(self, rid: str) -> bool:
         return rid in self.line

@@ -28,16 +28,19 @@ class Program:
     """What was discovered and found to be without fault. Thread-safe.
 
     Attributes:
+        packages: as they were given: what a process needs to import to have the same program.
         endpoints: by name, in order of discovery.
         nodes: in the order of package and line.
         providers: of services, in order; later ones win.
     """
 
+    packages: tuple[str, ...]
     endpoints: Mapping[str, Endpoint[Any, Any]]
     nodes: Sequence[Node]
     providers: Sequence[BaseProvider]
 
-    def __init__(self, found: Found, checked: Checked) -> None:
+    def __init__(self, packages: tuple[str, ...], found: Found, checked: Checked) -> None:
+        self.packages = packages
         self.endpoints = MappingProxyType({endpoint.name: endpoint for endpoint in found.endpoints})
         self.nodes = tuple(found.nodes)
         self.providers = tuple(found.providers)
@@ -73,7 +76,7 @@ class Program:
         checked = check(found)
         if checked.faults:
             raise PreflightError(checked.faults)
-        return cls(found, checked)
+        return cls(packages, found, checked)
 
     def find(self, what: Endpoint[Any, Any] | Callable[..., Any]) -> Endpoint[Any, Any]:
         """The endpoint that is meant by an `Endpoint` or by a function under `@endpoint`.

@@ -23,7 +23,7 @@ from offloop.core.drain import Drain, Step
 from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
 from offloop.core.waiters import Phase, Waiter, Waiters
-from offloop.events import Event, Events
+from offloop.events import WEDGED, Event, Events
 from offloop.messages import (
     Begun,
     Chunk,
@@ -155,12 +155,12 @@ class Gateway:
         rid = self._rid()
         for see in self._on_arrive:
             see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
-        refusal = self._admission.judge(policy, declared, acceptable)
+        refusal = self._admission.judge(policy, declared, acceptable, now)
         if refusal in CAPACITY:
             # A loop may have begun or ended something that this side has not read yet: look before refusing.
             self._sink.settle()
             now = self._clock()
-            refusal = self._admission.judge(policy, declared, acceptable)
+            refusal = self._admission.judge(policy, declared, acceptable, now)
         if refusal is not None:
             raise self._reject(rid, policy, request_id, refusal, now)
         # In this order, so that a timeout that is no number is passed over.
@@ -229,7 +229,7 @@ class Gateway:
         waiter.envelope = envelope
         for see in self._on_enqueue:
             see(Event(t=self._clock(), kind="enqueue", rid=rid, endpoint=waiter.policy.name, deadline=waiter.deadline))
-        if not self.backlog.line and (name := self.crew.place()) is not None:
+        if not self.backlog.line and (name := self.crew.place(envelope.endpoint)) is not None:
             self._hand(envelope, name)  # nobody is before it
         else:
             self.backlog.enqueue(envelope)
@@ -267,14 +267,17 @@ class Gateway:
 
     def _dispatch(self) -> None:
         backlog, crew = self.backlog, self.crew
-        while backlog.line and (name := crew.place()) is not None:
-            envelope = backlog.take()
-            assert envelope is not None
-            self._hand(envelope, name)
+        while (first := backlog.first()) is not None and (name := crew.place(first.endpoint)) is not None:
+            self._hand(backlog.take(), name)
+        if crew.reads_ahead and not backlog.line:
+            self._watch_crew()  # a loop may be free while something lies with a busy one
 
     def _hand(self, envelope: Envelope, name: str) -> None:
-        self.crew.hand(envelope.rid, name)
-        self._sink.put(envelope, name if name != ANYONE else None)
+        if name == ANYONE:
+            self._sink.put(envelope, None)
+        else:
+            self.crew.hand(envelope.rid, name, envelope.endpoint, self._clock())
+            self._sink.put(envelope, name)
 
     def _recall(self, waiter: Waiter) -> bool | None:
         """Take it back if that can be. Returns whether it has begun in this attempt; None where a report will tell."""
@@ -284,6 +287,8 @@ class Gateway:
             withdrawn = self._sink.withdraw(waiter.rid)
             if withdrawn:
                 self.crew.freed(waiter.rid)
+            elif withdrawn is None:
+                self.crew.asked(waiter.rid)
             return None if withdrawn is None else not withdrawn
         return None if waiter.phase is Phase.RECALLED else True
 
@@ -327,6 +332,8 @@ class Gateway:
             return
         if outcome.last:
             self.crew.freed(outcome.rid, outcome.worker)
+            if waiter is not None and outcome.begun_at and not self.crew.shared:
+                self.crew.took(waiter.policy.name, outcome.ended_at - outcome.begun_at)
         if waiter is None:
             self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
             self._drop(outcome, now)
@@ -334,7 +341,7 @@ class Gateway:
             if not outcome.last:
                 self._abandon(waiter)
             self._end(waiter, outcome, now)
-        if self.backlog.line:
+        if self.backlog.line or self.crew.reads_ahead:
             self._dispatch()
 
     def _drop(self, outcome: Outcome, now: float) -> None:
@@ -352,12 +359,20 @@ class Gateway:
 
     def _answered_for(self, rid: str, begun: bool | None) -> None:
         """A transport, or its worker's end, has answered a withdrawal."""
+        waiter = self.waiters.get(rid)
         if begun is False:
             self.crew.freed(rid)
+            if waiter is not None and waiter.phase is Phase.QUEUED:
+                self._queue_first(waiter)  # taken back for whoever is free
+                return
             self.backlog.leave(rid)
-        waiter = self.waiters.get(rid)
         if waiter is not None and waiter.phase is Phase.RECALLED:
             self._taken_down(waiter, begun, self._clock())
+
+    def _queue_first(self, waiter: Waiter) -> None:
+        """A worker has not begun it and never will: back to the front of the line."""
+        assert waiter.envelope is not None  # kept for as long as it may have to be sent again
+        self.backlog.enqueue_first(waiter.envelope)
 
     def _refused(self, report: Refused) -> None:
         self.crew.freed(report.rid)
@@ -369,20 +384,18 @@ class Gateway:
         self._dispatch()
 
     def _worker_up(self, report: WorkerUp) -> None:
-        self.crew.up(report.worker, report.loops)
+        self.crew.up(report.worker, report.loops, report.replaces)
         self._events.emit(self._clock(), "worker_up", worker=report.worker)
         self._dispatch()
 
     def _worker_gone(self, report: WorkerGone) -> None:
         now = self._clock()
-        running, buffered = self.crew.gone(report.worker)
+        if report.worker not in self.crew:
+            self.crew.failed()
+        running, buffered = self.crew.gone(report.worker, now)
         self._events.emit(now, "worker_lost", worker=report.worker, outcome=report.cause)
         for rid in reversed(buffered):
-            waiter = self.waiters.get(rid)
-            if waiter is not None and waiter.envelope is not None and waiter.phase is Phase.QUEUED:
-                self.backlog.enqueue_first(waiter.envelope)
-            else:
-                self._answered_for(rid, begun=False)
+            self._answered_for(rid, begun=False)
         for rid in reversed(running):
             waiter = self.waiters.get(rid)
             if waiter is not None:
@@ -490,6 +503,7 @@ class Gateway:
             self._sink.settle()
             for waiter in self.waiters.due(now):
                 self._expire(waiter, now)
+            self._take_back(now)
             for worker in self.crew.due(now):
                 log.warning("worker %s is wedged: its node ran past its deadline and the grace after it", worker)
                 self._events.emit(now, "overdue", worker=worker)
@@ -503,9 +517,16 @@ class Gateway:
                 if when is not None:
                     self._look(max(when, floor))
 
+    def _take_back(self, now: float) -> None:
+        """What lies with a busy worker while another is free goes to that one, if its worker lets it go."""
+        # Asked in order, so that late answers come in order; what is given back at once is put in front, last first.
+        given = [rid for rid in self.crew.stranded(now) if self._sink.withdraw(rid)]
+        for rid in reversed(given):
+            self._answered_for(rid, begun=False)
+
     def _replace_wedged(self) -> None:
         for worker in self.crew.replaceable():
-            self._events.emit(self._clock(), "replace", worker=worker, outcome="wedged")
+            self._events.emit(self._clock(), "replace", worker=worker, outcome=WEDGED)
             self._workforce.replace(worker)
 
     # ---- life

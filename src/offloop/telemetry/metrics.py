@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from offloop.events import STOPPED, Event, Kind
+from offloop.events import STOPPED, WEDGED, Event, Kind
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what `render` returns."""
@@ -97,7 +97,7 @@ class Metrics(Collector):
                     self._of(event.endpoint).rejected[event.outcome] += 1
                 elif event.kind == "late_drop":
                     self._late += 1
-                elif event.outcome != STOPPED:
+                elif event.kind == "replace" or event.outcome not in (STOPPED, WEDGED):
                     self._lost[event.outcome] += 1
 
     def _of(self, endpoint: str) -> _Series:

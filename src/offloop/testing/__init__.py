@@ -5,6 +5,7 @@ transports are in `offloop.testing.conformance`. For a node alone, call it, with
 """
 
 from offloop.testing.clock import ManualClock, ManualTimers
+from offloop.testing.deaths import lose_worker
 from offloop.testing.stand_ins import answers, override
 
-__all__ = ["ManualClock", "ManualTimers", "answers", "override"]
+__all__ = ["ManualClock", "ManualTimers", "answers", "lose_worker", "override"]

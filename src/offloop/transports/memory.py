@@ -85,9 +85,16 @@ class MemoryTransport:
         for _ in range(len(reports)):
             report = reports.popleft()
             if type(report) is Outcome or type(report) is Freed:
-                self._deliveries.pop(report.rid, None)
-                before = batch[-1] if batch else None
-                if type(before) is Begun and before.rid == report.rid and type(report) is Outcome and report.last:
+                ended = self._deliveries.pop(report.rid, None)
+                if ended is not None and ended.envelope.attempt != report.attempt:
+                    self._deliveries[report.rid] = ended  # it was put again since, and that one has not ended
+                if (
+                    batch
+                    and type(before := batch[-1]) is Begun
+                    and before.rid == report.rid
+                    and type(report) is Outcome
+                    and report.last
+                ):
                     batch.pop()  # it began and ended since the last look, and the outcome says so itself
             batch.append(report)
         self._receive(batch)

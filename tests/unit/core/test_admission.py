@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from offloop import errors
 from offloop.core.admission import Admission, Pace
 from offloop.core.backlog import Backlog
-from offloop.core.crew import Crew
+from offloop.core.crew import PATIENCE, Crew
 from offloop.core.lifecycle import Lifecycle, Move
 from offloop.core.policy import Policy
 from offloop.core.waiters import Waiter, Waiters
@@ -48,7 +48,7 @@ class Judge(RuleBasedStateMachine):
     @rule()
     def loop_gone(self) -> None:
         if self.loops:
-            self.crew.gone(f"w{self.loops}")
+            self.crew.gone(f"w{self.loops}", 0.0)
             self.loops -= 1
 
     @rule(
@@ -68,7 +68,7 @@ class Judge(RuleBasedStateMachine):
             (len(queued) >= LIMIT or sum(queued) + size > BYTES, errors.QueueFull),
         ]
         refusal = next((error for applies, error in rows if applies), None)
-        assert self.admission.judge(policy, size, fits) is refusal
+        assert self.admission.judge(policy, size, fits, 0.0) is refusal
         if refusal is None:
             self.made += 1
             rid = f"r{self.made}"
@@ -123,7 +123,7 @@ def test_the_refusals_stand_in_the_order_of_the_contract() -> None:
     policy = Policy(name="a", max_in_flight=1, max_body=60)
 
     def refusal() -> type[errors.OffloopError] | None:
-        return judge.admission.judge(policy, declared, acceptable)
+        return judge.admission.judge(policy, declared, acceptable, 0.0)
 
     declared, acceptable = 61, False
     judge.waiters.add(Waiter("r0", policy, None, 0.0, 1.0, "", 0))
@@ -149,6 +149,17 @@ def test_the_refusals_stand_in_the_order_of_the_contract() -> None:
     assert refusal() is None
     judge.lifecycle.move(Move.REFUSE)
     assert refusal() is errors.Draining
+
+
+def test_for_a_while_after_the_last_worker_process_died_work_is_queued() -> None:
+    crew = Crew(shared=False, kill_grace=0.0)
+    lifecycle, waiters, backlog = Lifecycle(), Waiters(), Backlog()
+    admission = Admission(lifecycle, waiters, backlog, crew, queue_limit=1, queue_bytes=BYTES, now=0.0)
+    lifecycle.move(Move.START)
+    crew.up("w1", 1)
+    crew.gone("w1", 10.0)
+    assert admission.judge(POLICIES[0], 0, True, 10.0 + PATIENCE - 0.001) is None
+    assert admission.judge(POLICIES[0], 0, True, 10.0 + PATIENCE) is errors.BackendUnavailable
 
 
 class Ended(RuleBasedStateMachine):

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -55,8 +56,13 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        taken = self.backlog.take()
-        assert (taken.rid if taken else None) == (self.line.pop(0) if self.line else None)
+        first = self.backlog.first()
+        assert (first.rid if first else None) == (self.line[0] if self.line else None)
+        if self.line:
+            assert self.backlog.take().rid == self.line.pop(0)
+        else:
+            with pytest.raises(KeyError):
+                self.backlog.take()
 
     @rule(number=NUMBERS)
     def leave(self, number: int) -> None:
@@ -93,4 +99,4 @@ def test_what_a_dead_worker_had_not_begun_goes_to_the_front() -> None:
     backlog = Backlog()
     backlog.enqueue(envelope("r2"))
     backlog.enqueue_first(envelope("r1"))
-    assert [backlog.take(), backlog.take(), backlog.take()] == [envelope("r1"), envelope("r2"), None]
+    assert [backlog.take(), backlog.take(), backlog.first()] == [envelope("r1"), envelope("r2"), None]

@@ -1,24 +1,29 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from offloop.core.crew import ANYONE, Crew
+from offloop.core.crew import AHEAD, ANYONE, FAILED_STARTS, PATIENCE, STRANDED, Crew
+from offloop.core.durations import OVERHEAD, UNKNOWN
 
 PICK = st.integers(0, 1000)
 GRACE = 5.0
+ENDPOINTS = {"quick": AHEAD // 4, "medium": AHEAD // 2, "slow": 10 * AHEAD, "new": UNKNOWN}
+"""Microseconds that one request of each is expected to take."""
 
 
 @dataclass
 class Held:
-    """One request in the model: who has it, whether it has begun, whether anyone waits for it."""
+    """One request in the model: who has it, whether it has begun, whether it was asked back, whether anyone waits."""
 
     rid: str
     worker: str
     deadline: float
+    at: float
+    expected: int
     begun: bool = False
+    asked: bool = False
     abandoned: bool = False
 
 
@@ -28,82 +33,168 @@ class Loop:
     loops: int
     wedged: bool = False
     replaced: bool = False
+    retired: bool = False
+    stuck: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return not (self.wedged or self.retired)
 
 
-class Crews(RuleBasedStateMachine):
-    """The model is a list of workers and one list of what is held, in the order in which it was handed out or began."""
+@dataclass
+class Model:
+    """A list of workers and one list of what is held, in the order in which it was handed out or began."""
 
-    @initialize(shared=st.booleans(), spare=st.sampled_from([None, 0, 1]), ahead=st.integers(0, 2))
-    def build(self, shared: bool, spare: int | None, ahead: int) -> None:
-        self.shared, self.spare, self.ahead = shared, spare, ahead
-        self.crew = Crew(shared=shared, kill_grace=GRACE, spare=spare, read_ahead=ahead)
-        self.workers: list[Loop] = []
-        self.held: list[Held] = []
-        self.now = 0.0
-        self.made = 0
+    shared: bool
+    spare: int | None
+    ahead: int
+    workers: list[Loop] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    vacant_since: float | None = None
+    failed_starts: int = 0
+
+    def called(self, name: str) -> Loop:
+        return next(worker for worker in self.workers if worker.name == name)
 
     def of(self, name: str, *, begun: bool) -> list[Held]:
         return [held for held in self.held if held.worker == name and held.begun == begun]
 
+    def all_of(self, name: str) -> list[Held]:
+        return [held for held in self.held if held.worker == name]
+
     def overdue(self, name: str) -> list[Held]:
         return [held for held in self.of(name, begun=True) if held.abandoned]
 
-    @rule(loops=st.integers(1, 3))
-    def up(self, loops: int) -> None:
-        self.made += 1
-        self.workers.append(Loop(f"w{self.made}", loops))
-        self.crew.up(f"w{self.made}", loops)
+    def usable(self) -> int:
+        return sum(worker.usable for worker in self.workers)
 
-    @precondition(lambda self: self.workers)
+    def lost_one(self, usable_before: int, now: float) -> None:
+        if usable_before and not self.usable() and not self.shared:
+            self.vacant_since = now
+
+    def room(self, endpoint: str) -> dict[str, float]:
+        """By worker that may have the next request, how busy it is."""
+        free = {}
+        for worker in self.workers:
+            holds = self.all_of(worker.name)
+            short = sum(held.expected for held in holds) + ENDPOINTS[endpoint] <= AHEAD * worker.loops
+            surprised = worker.stuck or self.overdue(worker.name)
+            room = worker.loops + (self.ahead if short and not surprised else 0)
+            if worker.usable and len(holds) < room:
+                free[worker.name] = len(holds) / worker.loops
+        return free
+
+    def behind(self) -> list[Held]:
+        """All that waits for a loop of its own worker, while a loop of another is free."""
+        busy = [worker for worker in self.workers if len(self.all_of(worker.name)) >= worker.loops]
+        if all(worker in busy or not worker.usable for worker in self.workers):
+            return []
+        found = []
+        for worker in busy:
+            free = max(0, worker.loops - len(self.of(worker.name, begun=True)))
+            found += self.of(worker.name, begun=False)[free:]
+        return found
+
+
+class Crews(RuleBasedStateMachine):
+    """A crew beside the model of one."""
+
+    @initialize(shared=st.booleans(), spare=st.sampled_from([None, 0, 1]), ahead=st.sampled_from([0, 1, 2, 16]))
+    def build(self, shared: bool, spare: int | None, ahead: int) -> None:
+        ahead = 0 if shared else ahead
+        self.model = Model(shared, spare, ahead)
+        self.crew = Crew(shared=shared, kill_grace=GRACE, spare=spare, read_ahead=ahead)
+        for name, micros in ENDPOINTS.items():
+            if micros != UNKNOWN:
+                self.crew.took(name, (micros - OVERHEAD + 0.5) / 1e6)
+        self.now = 0.0
+        self.made = 0
+
+    # ---- who is there
+
+    @rule(loops=st.integers(1, 3), pick=PICK, replaces=st.booleans())
+    def up(self, loops: int, pick: int, replaces: bool) -> None:
+        self.made += 1
+        model = self.model
+        before = model.workers[pick % len(model.workers)] if replaces and model.workers else None
+        model.workers.append(Loop(f"w{self.made}", loops))
+        model.failed_starts = 0
+        if before is not None:
+            before.retired = True
+        self.crew.up(f"w{self.made}", loops, before.name if before else "")
+
+    @rule()
+    def up_in_the_place_of_one_that_has_gone(self) -> None:
+        self.made += 1
+        self.model.workers.append(Loop(f"w{self.made}", 1))
+        self.model.failed_starts = 0
+        self.crew.up(f"w{self.made}", 1, "nobody")
+
+    @rule()
+    def fail_to_start(self) -> None:
+        self.model.failed_starts += 1
+        self.crew.failed()
+
+    @precondition(lambda self: self.model.workers)
     @rule(pick=PICK)
     def gone(self, pick: int) -> None:
-        worker = self.workers.pop(pick % len(self.workers))
-        running, buffered = self.crew.gone(worker.name)
-        assert running == [held.rid for held in self.of(worker.name, begun=True)]
-        assert buffered == [held.rid for held in self.of(worker.name, begun=False)]
-        self.held = [held for held in self.held if held.worker != worker.name]
+        model = self.model
+        before = model.usable()
+        worker = model.workers.pop(pick % len(model.workers))
+        running, buffered = self.crew.gone(worker.name, self.now)
+        assert running == [held.rid for held in model.of(worker.name, begun=True)]
+        assert buffered == [held.rid for held in model.of(worker.name, begun=False)]
+        model.held = [held for held in model.held if held.worker != worker.name]
+        model.lost_one(before, self.now)
+
+    @precondition(lambda self: self.model.workers)
+    @rule()
+    def all_gone(self) -> None:
+        while self.model.workers:
+            self.gone(0)
 
     @rule()
     def gone_before(self) -> None:
-        assert self.crew.gone("nobody") == ([], [])
+        assert self.crew.gone("nobody", self.now) == ([], [])
 
-    @rule(wait=st.integers(0, 10), pick=PICK)
-    def hand(self, wait: int, pick: int) -> None:
-        """The next request: to a buffer, or, where all loops share one, begun by whoever takes it."""
+    # ---- who holds what
+
+    @rule(wait=st.integers(0, 10), pick=PICK, endpoint=st.sampled_from(sorted(ENDPOINTS)), count=st.integers(1, 4))
+    def hand(self, wait: int, pick: int, endpoint: str, count: int) -> None:
+        """The next requests: to a buffer, or, where all loops share one, begun by whoever takes them."""
+        for _ in range(count):
+            self.hand_one(self.now + wait, pick, endpoint)
+
+    def hand_one(self, deadline: float, pick: int, endpoint: str) -> None:
         self.made += 1
-        rid, deadline = f"r{self.made}", self.now + wait
-        name = self.crew.place()
-        if self.shared:
+        model, rid = self.model, f"r{self.made}"
+        name = self.crew.place(endpoint)
+        if model.shared:
             assert name == ANYONE
-            self.crew.hand(rid, name)
-            if self.workers:
-                taker = self.workers[pick % len(self.workers)].name
+            if model.workers:
+                taker = model.workers[pick % len(model.workers)].name
                 self.crew.begun(rid, taker)
-                self.held.append(Held(rid, taker, deadline, begun=True))
+                model.held.append(Held(rid, taker, deadline, self.now, 0, begun=True))
             return
-        load = {
-            worker.name: len([held for held in self.held if held.worker == worker.name]) / worker.loops
-            for worker in self.workers
-            if not worker.wedged
-            and len([held for held in self.held if held.worker == worker.name]) < worker.loops + self.ahead
-        }
+        load = model.room(endpoint)
         if name is None:
             assert not load
             return
-        assert load[name] == min(load.values())
-        self.crew.hand(rid, name)
-        self.held.append(Held(rid, name, deadline))
+        assert name == min(load, key=lambda name: load[name]), "the first of those that are least busy"
+        self.crew.hand(rid, name, endpoint, self.now)
+        model.held.append(Held(rid, name, deadline, self.now, ENDPOINTS[endpoint]))
 
     def pick(self, pick: int) -> Held | None:
-        return self.held[pick % len(self.held)] if self.held else None
+        held = self.model.held
+        return held[pick % len(held)] if held else None
 
     @rule(pick=PICK)
     def begin(self, pick: int) -> None:
         held = self.pick(pick)
         if held is not None and not held.begun:
             held.begun = True
-            self.held.remove(held)
-            self.held.append(held)  # after those that its worker has begun before
+            self.model.held.remove(held)
+            self.model.held.append(held)  # after those that its worker has begun before
             self.crew.begun(held.rid, held.worker)
 
     @rule()
@@ -129,180 +220,121 @@ class Crews(RuleBasedStateMachine):
         if held is None:
             self.crew.freed("r0")
             return
-        self.held.remove(held)
+        model = self.model
+        model.held.remove(held)
         self.crew.freed(held.rid, held.worker if named else "")
-        worker = next(worker for worker in self.workers if worker.name == held.worker)
-        if worker.wedged and not worker.replaced and not self.overdue(worker.name):
+        worker = model.called(held.worker)
+        if named:
+            worker.stuck = False
+        if worker.wedged and not worker.replaced and not model.overdue(worker.name):
             worker.wedged = False
+
+    # ---- what time brings
+
+    @rule(wait=st.sampled_from([0.0, STRANDED / 2, STRANDED, PATIENCE - STRANDED]))
+    def wait(self, wait: float) -> None:
+        self.now += wait
+
+    @rule()
+    def take_back(self) -> None:
+        expected = [held for held in self.model.behind() if not held.asked and held.at + STRANDED <= self.now]
+        assert sorted(self.crew.stranded(self.now)) == sorted(held.rid for held in expected)
+        for held in expected:
+            held.asked = True
+            self.model.called(held.worker).stuck = True
+        assert self.crew.stranded(self.now) == [], "each is asked back once"
+
+    @rule(pick=PICK)
+    def ask_back(self, pick: int) -> None:
+        held = self.pick(pick)
+        if held is None:
+            self.crew.asked("r0")
+        else:
+            held.asked = held.asked or not held.begun
+            self.crew.asked(held.rid)
 
     @rule(wait=st.integers(0, 8))
     def look(self, wait: int) -> None:
         self.now += wait
+        model = self.model
+        before = model.usable()
         expected = [
             worker
-            for worker in self.workers
-            if not worker.wedged and any(held.deadline + GRACE <= self.now for held in self.overdue(worker.name))
+            for worker in model.workers
+            if not worker.wedged and any(held.deadline + GRACE <= self.now for held in model.overdue(worker.name))
         ]
         assert sorted(self.crew.due(self.now)) == sorted(worker.name for worker in expected)
         for worker in expected:
             worker.wedged = True
+        model.lost_one(before, self.now)
 
-    @precondition(lambda self: self.workers)
+    @precondition(lambda self: self.model.workers)
     @rule(pick=PICK)
     def hang(self, pick: int) -> None:
         """What one worker holds begins, loses its callers, and does not end."""
-        name = self.workers[pick % len(self.workers)].name
-        for held in [held for held in self.held if held.worker == name]:
-            self.begin(self.held.index(held))
-            self.abandon(self.held.index(held))
+        model = self.model
+        name = model.workers[pick % len(model.workers)].name
+        for held in model.all_of(name):
+            self.begin(model.held.index(held))
+            self.abandon(model.held.index(held))
         self.look(20)
 
     @rule()
     def replace(self) -> None:
-        room = len(self.workers) if self.spare is None else self.spare
-        room -= sum(1 for worker in self.workers if worker.replaced)
-        chosen = [worker for worker in self.workers if worker.wedged and not worker.replaced]
-        if self.spare is not None:
+        model = self.model
+        room = len(model.workers) if model.spare is None else model.spare
+        room -= sum(1 for worker in model.workers if worker.replaced)
+        chosen = [worker for worker in model.workers if worker.wedged and not worker.replaced]
+        if model.spare is not None:
             chosen = chosen[: max(room, 0)]
         assert self.crew.replaceable() == [worker.name for worker in chosen]
         for worker in chosen:
             worker.replaced = True
 
+    # ---- what is always so
+
     @invariant()
     def agrees(self) -> None:
-        assert self.crew.usable == sum(not worker.wedged for worker in self.workers)
-        assert len(self.crew) == len(self.workers)
+        model = self.model
+        assert self.crew.usable == model.usable()
+        assert len(self.crew) == len(model.workers)
         assert "nobody" not in self.crew
         counts = {"idle": 0, "busy": 0, "overdue": 0, "wedged": 0}
-        for worker in self.workers:
+        for worker in model.workers:
             assert worker.name in self.crew
-            running = self.of(worker.name, begun=True)
-            counts[
-                "wedged" if worker.wedged else "overdue" if self.overdue(worker.name) else "busy" if running else "idle"
-            ] += 1
+            running = model.of(worker.name, begun=True)
+            overdue = model.overdue(worker.name)
+            counts["wedged" if worker.wedged else "overdue" if overdue else "busy" if running else "idle"] += 1
         assert self.crew.states() == counts
+        ahead = sum(max(0, len(model.all_of(worker.name)) - worker.loops) for worker in model.workers)
+        assert self.crew.reads_ahead == (ahead > 0)
+
+    @invariant()
+    def says_whether_work_may_be_queued(self) -> None:
+        model = self.model
+        for later in (0.0, PATIENCE - STRANDED, PATIENCE, 2 * PATIENCE):
+            now = self.now + later
+            lately = model.vacant_since is not None and now - model.vacant_since < PATIENCE
+            hope = lately and model.failed_starts < FAILED_STARTS
+            assert self.crew.available(now) == (model.usable() > 0 or hope)
 
     @invariant()
     def looks_again_in_time(self) -> None:
+        model = self.model
         watched = [
-            held.deadline + GRACE for worker in self.workers if not worker.wedged for held in self.overdue(worker.name)
+            held.deadline + GRACE
+            for worker in model.workers
+            if not worker.wedged
+            for held in model.overdue(worker.name)
         ]
+        lying = [held.at + STRANDED for held in model.behind() if not held.asked]
         when = self.crew.next_at()
-        if watched:
+        if watched or lying:
             assert when is not None
-            assert when <= min(watched)
-        abandoned = {held.deadline + GRACE for held in self.held if held.abandoned}
-        assert when is None or when in abandoned
+            assert when <= min(watched + lying)
+        abandoned = {held.deadline + GRACE for held in model.held if held.abandoned}
+        assert when is None or when in abandoned | set(lying)
 
 
 TestCrews = Crews.TestCase
-TestCrews.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-
-
-def shared(**policy: int) -> Crew:
-    return Crew(shared=True, kill_grace=GRACE, **policy)
-
-
-def test_a_node_that_nobody_waits_for_holds_its_loop_until_it_ends() -> None:
-    crew = shared()
-    crew.up("w1", 1)
-    crew.begun("r1", "w1")
-    crew.abandon("r1", deadline=10.0)
-    assert crew.states() == {"idle": 0, "busy": 0, "overdue": 1, "wedged": 0}
-    crew.freed("r1")
-    assert crew.states() == {"idle": 1, "busy": 0, "overdue": 0, "wedged": 0}
-    assert crew.next_at() is None
-
-
-def test_a_loop_is_wedged_when_its_node_has_outlived_the_deadline_by_the_grace() -> None:
-    crew = shared()
-    crew.up("w1", 1)
-    crew.begun("r1", "w1")
-    crew.abandon("r1", deadline=10.0)
-    assert crew.next_at() == 15.0
-    assert crew.due(14.9) == []
-    assert crew.due(15.0) == ["w1"]
-    assert crew.due(16.0) == []
-    assert not crew.usable
-    assert crew.states() == {"idle": 0, "busy": 0, "overdue": 0, "wedged": 1}
-    assert crew.replaceable() == ["w1"]
-    assert crew.replaceable() == []
-
-
-def test_a_beginning_that_is_told_after_the_deadline_is_watched_as_well() -> None:
-    crew = shared()
-    crew.up("w1", 1)
-    crew.abandon("r1", deadline=10.0)
-    assert crew.next_at() is None
-    crew.begun("r1", "w1")
-    assert crew.next_at() == 15.0
-
-
-def test_the_late_word_of_one_worker_does_not_free_another() -> None:
-    crew = shared()
-    for name in ("w1", "w2"):
-        crew.up(name, 1)
-    crew.begun("r1", "w1")
-    assert crew.gone("w1") == (["r1"], [])
-    crew.begun("r1", "w2")
-    crew.freed("r1", by="w1")
-    assert crew.states()["busy"] == 1
-    crew.freed("r1", by="w2")
-    assert crew.states()["busy"] == 0
-
-
-def test_a_node_that_ended_within_the_grace_wedges_nothing() -> None:
-    crew = shared()
-    crew.up("w1", 1)
-    crew.begun("r1", "w1")
-    crew.abandon("r1", deadline=10.0)
-    crew.freed("r1")
-    assert crew.due(20.0) == []
-    assert crew.usable
-
-
-def test_only_so_many_fresh_loops_stand_beside_wedged_ones() -> None:
-    crew = shared(spare=1)
-    for number in "12":
-        crew.up(f"w{number}", 1)
-        crew.begun(f"r{number}", f"w{number}")
-        crew.abandon(f"r{number}", deadline=0.0)
-    assert sorted(crew.due(GRACE)) == ["w1", "w2"]
-    assert crew.replaceable() == ["w1"]
-    crew.gone("w1")
-    assert crew.replaceable() == ["w2"]
-
-
-def test_a_wedged_worker_that_was_not_replaced_may_go_on() -> None:
-    crew = shared(spare=0)
-    crew.up("w1", 1)
-    crew.begun("r1", "w1")
-    crew.abandon("r1", deadline=0.0)
-    crew.due(GRACE)
-    assert crew.replaceable() == []
-    crew.freed("r1")
-    assert crew.usable
-
-
-def test_a_wedged_worker_is_handed_nothing_though_it_has_room() -> None:
-    crew = Crew(shared=False, kill_grace=GRACE)
-    crew.up("w1", 2)
-    crew.hand("r1", "w1")
-    crew.begun("r1", "w1")
-    crew.abandon("r1", deadline=0.0)
-    assert crew.place() == "w1"
-    assert crew.due(GRACE) == ["w1"]
-    assert crew.place() is None
-
-
-@pytest.mark.parametrize(("ahead", "handed"), [(0, ["w1", "w2", "w2", None]), (1, ["w1", "w2", "w2", "w1"])])
-def test_work_goes_to_the_least_busy_worker_that_has_room(ahead: int, handed: list[str | None]) -> None:
-    crew = Crew(shared=False, kill_grace=GRACE, read_ahead=ahead)
-    crew.up("w1", 1)
-    crew.up("w2", 2)
-    places = []
-    for number in range(4):
-        places.append(crew.place())
-        if places[-1] is not None:
-            crew.hand(f"r{number}", places[-1])
-    assert places == handed
+TestCrews.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -95,7 +95,7 @@ def test_the_quiet_row_has_pings_and_no_documents(monkeypatch: pytest.MonkeyPatc
     asyncio.run(story())
 
 
-@pytest.mark.parametrize(("seconds", "uploads"), [(0.15, 20), (10.0, CALLERS), (0.001, 48)])
+@pytest.mark.parametrize(("seconds", "uploads"), [(0.125, 20), (10.0, CALLERS), (0.001, 48)])
 def test_the_work_is_sized_by_the_machine(seconds: float, uploads: int) -> None:
     async def story() -> None:
         assert await worth_measuring(as_client(FakeClient(seconds=seconds)), "/somewhere", b"") == uploads

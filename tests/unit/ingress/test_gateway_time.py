@@ -48,7 +48,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
     assert rig.gateway.backlog.depth == 1, "for all that is known it may yet begin"
     rig.reports(Withdrawn("r1", begun=False))
     assert rig.gateway.backlog.depth == 0
-    assert rig.crew.place() == "w1"
+    assert rig.crew.place("plain") == "w1"
 
 
 def test_a_beginning_answers_a_withdrawal() -> None:

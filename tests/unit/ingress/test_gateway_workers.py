@@ -40,6 +40,7 @@ def test_chunks_reach_a_caller_that_streams_and_only_of_its_own_attempt() -> Non
 
 def test_what_a_dead_worker_had_not_begun_is_handed_out_again_in_its_order() -> None:
     rig = Rig(shared=False, read_ahead=2, limit=9)
+    rig.crew.took("again", 0.0)
     for _ in range(4):
         rig.sent("again")
     assert rig.sink.rids == ["r1", "r2", "r3"]
@@ -111,7 +112,7 @@ def test_reports_of_an_earlier_attempt_change_nothing() -> None:
     rig.begun(waiter, "w2", attempt=2)
     rig.reports(Begun("r1", 1, "w1", 100.0), Outcome(rid="r1", attempt=1))
     assert promise.outcome is None
-    assert rig.crew.place() is None
+    assert rig.crew.place("again") is None
     assert len(rig.seen("late_drop")) == 1
     rig.reports(Outcome(rid="r1", attempt=2))
     assert promise.outcome == Outcome(rid="r1", attempt=2)
@@ -119,6 +120,7 @@ def test_reports_of_an_earlier_attempt_change_nothing() -> None:
 
 def test_a_death_answers_the_withdrawals_that_the_worker_owed() -> None:
     rig = Rig(shared=False, read_ahead=1)
+    rig.crew.took("plain", 0.0)
     gone, _ = rig.sent()
     _, promise = rig.sent()
     rig.sink.answers = [None, None]

@@ -25,8 +25,12 @@ PROGRAM = Program.load(program.__name__)
 
 
 def threads() -> dict[str, threading.Thread]:
-    """offloop's own threads, by name."""
-    return {thread.name: thread for thread in threading.enumerate() if thread.name.startswith("offloop")}
+    """The threads of this mode, by name. What spawns worker processes lives as long as the process: not counted."""
+    return {
+        thread.name: thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("offloop-loop", "offloop-services"))
+    }
 
 
 @pytest.fixture(autouse=True)

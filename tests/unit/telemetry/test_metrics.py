@@ -84,6 +84,8 @@ def test_outcomes_refusals_late_replies_and_restarts_are_counted() -> None:
         Event(t=1.0, kind="late_drop", outcome="ok"),
         Event(t=1.0, kind="worker_lost", worker="w1", outcome="killed"),
         Event(t=1.0, kind="worker_lost", worker="w2", outcome="stopped"),
+        Event(t=1.0, kind="replace", worker="w3", outcome="wedged"),
+        Event(t=1.0, kind="worker_lost", worker="w3", outcome="wedged"),
     )
     assert found["offloop_requests_total", (("endpoint", "read"), ("outcome", "ok"))] == 2
     assert found["offloop_requests_total", (("endpoint", "read"), ("outcome", "node-failed"))] == 1
@@ -91,6 +93,7 @@ def test_outcomes_refusals_late_replies_and_restarts_are_counted() -> None:
     assert found["offloop_rejected_total", (("endpoint", "read"), ("reason", "queue-full"))] == 1
     assert found["offloop_late_replies_total", ()] == 1
     assert found["offloop_worker_restarts_total", (("reason", "killed"),)] == 1
+    assert found["offloop_worker_restarts_total", (("reason", "wedged"),)] == 1
     assert ("offloop_worker_restarts_total", (("reason", "stopped"),)) not in found
 
 

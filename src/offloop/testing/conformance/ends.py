@@ -15,8 +15,12 @@ class Ends:
         sink, reply_source: the web side's ends; the suite uses them on the event loop on which they were opened.
         source, reply_sink: the worker side's ends; the suite uses them in plain threads.
         close: closes the web side's ends; called on the event loop, and more than once.
-        nudge: lets so many waiting `get` calls return None; None where the transport has nothing like it.
-        worker: whom work is put for; None: whoever takes it first.
+        nudge: lets so many waiting `get` calls return None; called on the event loop. None where the transport has
+            nothing like it.
+        worker: whom work is put for, and whose name reports carry; None: whoever takes it first, under any name.
+        second: another worker's source and reply sink, beside the same web side; None where there is no more than one.
+        lose: ends the worker's side as its death would, and lets the web side learn of it. Called in a plain thread,
+            once; does not wait for the event loop. None where no worker dies alone.
     """
 
     sink: WorkSink
@@ -26,6 +30,8 @@ class Ends:
     close: Callable[[], object]
     nudge: Callable[[int], object] | None = None
     worker: str | None = None
+    second: "Ends | None" = None
+    lose: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +43,10 @@ class Features:
         begun_at_once: `settle` reports a `Begun` as soon as its `send` has returned; otherwise it comes by itself.
         ordered: work is handed out first in, first out.
         deadline_tolerance: seconds by which a deadline may have moved when it arrives (clocks of two hosts).
-        wake_ups: calls of the receiver that a thousand reports may take which came while the event loop was busy.
+        wake_ups: calls of the receiver that all reports may take which came while the event loop was busy.
         volume: envelopes sent to and fro where the suite looks for losses.
+        burst: reports that can be sent while the event loop is busy; with more than that `send` blocks.
+        late_work: what was put before `close` may still be taken after it.
     """
 
     late_withdrawal: bool = False
@@ -47,3 +55,5 @@ class Features:
     deadline_tolerance: float = 0.0
     wake_ups: int = 10
     volume: int = 4000
+    burst: int = 1000
+    late_work: bool = False

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from offloop.clock import monotonic
-from offloop.messages import Envelope, Report, Withdrawn
+from offloop.messages import Begun, Envelope, Report, Withdrawn
 from offloop.ports.work import Delivery
 from offloop.testing.conformance.ends import Ends, Features
 from offloop.testing.conformance.web_side import DEADLINE, WebSide
@@ -75,3 +75,28 @@ def take(ends: Ends) -> Delivery:
     delivery = ends.source.get(DEADLINE)
     assert delivery is not None, f"nothing came within {DEADLINE} s"
     return delivery
+
+
+def claim(web: WebSide, ends: Ends, rid: str = "r1", attempt: int = 1) -> Delivery:
+    """A request that a worker has claimed, and may report on from now on."""
+    put(web, ends, envelope(rid=rid, attempt=attempt, stream=True))
+    delivery = take(ends)
+    assert delivery.begin(), "a delivery that nobody withdrew can be claimed"
+    return delivery
+
+
+def begun(ends: Ends, rid: str = "r1", attempt: int = 1) -> Begun:
+    """The report that it has begun."""
+    return Begun(rid, attempt, ends.worker or "loop-2", 12.25)
+
+
+def begin(web: WebSide, ends: Ends, rid: str = "r1", attempt: int = 1) -> Delivery:
+    """A request that a worker has claimed and begun."""
+    delivery = claim(web, ends, rid, attempt)
+    ends.reply_sink.send(begun(ends, rid, attempt))
+    return delivery
+
+
+def said(reports: list[Report]) -> list[Report]:
+    """What was reported, but for beginnings, which may be left out beside an outcome."""
+    return [report for report in reports if not isinstance(report, Begun)]

@@ -4,16 +4,18 @@ import threading
 from collections import Counter
 
 from offloop.messages import Begun, Chunk, Outcome, Report
+from offloop.testing.conformance.attempts import AttemptConformance
 from offloop.testing.conformance.ends import Ends
+from offloop.testing.conformance.losses import LossConformance
 from offloop.testing.conformance.replies import ReplyConformance
-from offloop.testing.conformance.suite import envelope, put, take
+from offloop.testing.conformance.suite import begin, begun, envelope, put, take
 from offloop.testing.conformance.web_side import WebSide, in_threads
 from offloop.testing.conformance.work import RACERS, SHORT, WorkConformance
 
 BURST = 100
 
 
-class TransportConformance(WorkConformance, ReplyConformance):
+class TransportConformance(WorkConformance, ReplyConformance, AttemptConformance, LossConformance):
     """Subclass it, say how the transport is opened, and name its `features` where they are not the strictest."""
 
     def test_a_request_goes_out_and_its_reply_comes_back(self, web: WebSide, ends: Ends) -> None:
@@ -22,7 +24,7 @@ class TransportConformance(WorkConformance, ReplyConformance):
         assert delivery.begin()
         sent, send = delivery.envelope, ends.reply_sink.send
         came: list[Report] = [
-            Begun(sent.rid, sent.attempt, "loop-1", 1.0),
+            begun(ends, sent.rid, sent.attempt),
             Chunk(sent.rid, sent.attempt, 1, b"first"),
             Chunk(sent.rid, sent.attempt, 2, b"second"),
             Outcome(rid=sent.rid, attempt=sent.attempt, payload=b"answer"),
@@ -32,12 +34,9 @@ class TransportConformance(WorkConformance, ReplyConformance):
         assert web.until(lambda reports: len(reports) == 4, "the reply") == came
 
     def test_a_cancellation_after_the_outcome_is_passed_over(self, web: WebSide, ends: Ends) -> None:
-        put(web, ends, envelope())
-        delivery = take(ends)
-        assert delivery.begin()
-        rid = delivery.envelope.rid
+        rid = begin(web, ends).envelope.rid
         ends.reply_sink.send(Outcome(rid=rid))
-        web.until(bool, "the outcome")
+        web.until(lambda reports: Outcome(rid=rid) in reports, "the outcome")
         web.call(ends.sink.cancel, rid)
         assert web.call(ends.sink.withdraw, rid) is not True
 
@@ -49,7 +48,7 @@ class TransportConformance(WorkConformance, ReplyConformance):
             while (delivery := ends.source.get(SHORT)) is not None or not over.is_set():
                 if delivery is not None and delivery.begin():
                     came = delivery.envelope
-                    ends.reply_sink.send(Begun(came.rid, 1, threading.current_thread().name, 1.0))
+                    ends.reply_sink.send(begun(ends, came.rid))
                     ends.reply_sink.send(Outcome(rid=came.rid, payload=came.payload.upper()))
 
         def ask() -> None:
@@ -61,11 +60,11 @@ class TransportConformance(WorkConformance, ReplyConformance):
                 over.set()
 
         in_threads(ask, *[work] * RACERS)
-        begun = Counter(report.rid for report in web.reports if isinstance(report, Begun))
+        began = Counter(report.rid for report in web.reports if isinstance(report, Begun))
         answers = {report.rid: report.payload for report in web.reports if isinstance(report, Outcome)}
         assert _outcomes(web.reports) == len(sent)
-        assert set(begun.values()) <= {1}  # one beside its outcome may be left out
-        assert set(begun) <= set(answers)
+        assert set(began.values()) <= {1}  # one beside its outcome may be left out
+        assert set(began) <= set(answers)
         assert answers == {each.rid: each.payload.upper() for each in sent}
 
 

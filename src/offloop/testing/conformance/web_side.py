@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from offloop.messages import Report
+from offloop.messages import Report, WorkerGone
 
 T = TypeVar("T")
 
@@ -90,6 +90,14 @@ class WebSide:
         with self._came:
             assert self._came.wait_for(lambda: enough(self.reports), DEADLINE), f"{what}: not within {DEADLINE} s"
             return list(self.reports)
+
+    def until_gone(self) -> WorkerGone:
+        """Wait for the end of the worker that was lost."""
+
+        def gone(reports: list[Report]) -> list[WorkerGone]:
+            return [report for report in reports if isinstance(report, WorkerGone)]
+
+        return gone(self.until(lambda reports: bool(gone(reports)), "a WorkerGone"))[0]
 
 
 def eventually(true: Callable[[], bool], what: str) -> None:

@@ -72,7 +72,9 @@ class WorkConformance(Suite):
         if nudge is None:
             pytest.skip("this transport's loops are not nudged")
         came: list[Delivery | None] = []
-        in_threads(*[lambda: came.append(ends.source.get(DEADLINE))] * RACERS, lambda: nudge(RACERS))
+        # Longer than `in_threads` waits: a `get` that only runs out of time does not pass.
+        waits = [lambda: came.append(ends.source.get(2 * DEADLINE))] * RACERS
+        in_threads(*waits, lambda: web.call(nudge, RACERS))
         assert came == [None] * RACERS
         put(web, ends, envelope())
         assert take(ends).begin()
@@ -183,7 +185,10 @@ class WorkConformance(Suite):
             assert web.call(ends.sink.withdraw, rid) is not True
             web.call(ends.sink.cancel, rid)
         web.call(ends.sink.settle)
-        assert ends.source.get(SHORT) is None
+        taken = []
+        while (delivery := ends.source.get(SHORT)) is not None:
+            taken.append(delivery.envelope.rid)
+        assert taken == [] or (self.features.late_work and taken == [before.rid])
 
     def test_it_may_be_closed_twice(self, web: WebSide, ends: Ends) -> None:
         web.call(ends.close)

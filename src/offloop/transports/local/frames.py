@@ -1,0 +1,235 @@
+"""The wire between a web process and one of its workers: frames, and what they say besides envelopes and reports.
+
+A frame is two lengths (unsigned 32-bit, little-endian), a head (MessagePack, by msgspec) and a body (bytes, as they
+are). A small payload travels in its head; a large one is the body, so that it is neither encoded nor decoded.
+
+Owns the layout, the caps that are checked before anything is decoded, and the reader of both sides. No policy, and
+nothing that waits.
+"""
+
+import socket
+from struct import Struct
+from typing import Generic, TypeVar
+
+import msgspec
+
+from offloop.messages import Chunk, Envelope, Freed, Outcome, Withdrawn
+
+LENGTHS = Struct("<II")
+HEAD_LIMIT = 2**20
+"""Bytes of the largest head: an envelope's labels and fields, and a payload of at most `INLINE`."""
+INLINE = 2**14
+"""Bytes of the largest payload that travels in its head."""
+DEBUG_LIMIT = 2**16
+"""Characters of a traceback that travel with an outcome."""
+ROOM = 2**18
+"""Bytes that a reader takes at once."""
+KEPT = 2**22
+"""Bytes of the largest buffer that a reader keeps for the next large frame."""
+MAX_BODY = 2**32 - 1
+
+
+class FrameError(Exception):
+    """What came is no frame that the other side may send. Nothing after it can be understood."""
+
+
+# ---- to a worker
+
+
+class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
+    """The first frame: what a worker has to know.
+
+    Attributes:
+        packages: the user's, to import.
+        path: `sys.path` of the web process.
+        name: the worker's, in reports.
+        endpoints: that the web process serves; the worker's program must have them.
+        loops: how many.
+        max_reply: bytes.
+        levels: of the web process' loggers, by name; "" is the root.
+    """
+
+    packages: tuple[str, ...]
+    path: tuple[str, ...]
+    name: str
+    endpoints: tuple[str, ...]
+    loops: int
+    max_reply: int
+    gc_freeze: bool
+    debug: bool
+    levels: dict[str, int]
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True, tag="work"):
+    """An envelope. `place` is its own in the table of what has begun; `number` counts what this worker is sent."""
+
+    place: int
+    number: int
+    envelope: Envelope
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
+    """Nothing comes after this: end when all that came before has ended."""
+
+
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
+    """Do not begin it; answered by `Withdrawn`. Known by its number as well: it may not have been read yet."""
+
+    rid: str
+    number: int
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Nobody waits for it any more."""
+
+    rid: str
+
+
+# ---- to the web process, besides reports
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """What the worker does before it is ready, in words for a log."""
+
+    doing: str
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """Its services are built: it can take work."""
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """It cannot start, and ends. `line` says why, `trace` is the traceback."""
+
+    line: str
+    trace: str
+
+
+Orders = Setup | Work | Stop
+"""What goes to a worker on its work socket."""
+Controls = Withdraw | Cancel
+"""What goes to a worker on its control socket."""
+Said = Progress | Ready | Failed
+"""What a worker says of itself."""
+Reported = Outcome | Chunk | Freed | Withdrawn
+"""What a worker reports; that a request has begun is in the table."""
+Answers = Reported | Said
+"""What comes from a worker on its work socket."""
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def work(envelope: Envelope, place: int, number: int) -> list[bytes]:
+    """A frame, in pieces to be sent one after the other.
+
+    Raises:
+        ValueError: what goes into its head (a file's name, the fields of a path or query, a header) is too long, or is
+            text that cannot be written as UTF-8.
+    """
+    payload = envelope.payload
+    if len(payload) <= INLINE:
+        return plain(Work(place, number, envelope))
+    headed = _headed(Work(place, number, msgspec.structs.replace(envelope, payload=b"")), len(payload))
+    return [headed, payload]
+
+
+def report(said: Outcome | Chunk) -> list[bytes]:
+    """As `work` does it for an envelope, and raises."""
+    payload = said.payload
+    if len(payload) <= INLINE:
+        return plain(said)
+    return [_headed(msgspec.structs.replace(said, payload=b""), len(payload)), payload]
+
+
+def plain(message: object) -> list[bytes]:
+    """The frame of a message without a large payload."""
+    return [_headed(message, 0)]
+
+
+def _headed(message: object, body: int) -> bytes:
+    head = _encode(message)
+    if len(head) > HEAD_LIMIT:
+        raise ValueError(f"its labels make a head of {len(head)} bytes, of {HEAD_LIMIT} that are taken")
+    return LENGTHS.pack(len(head), body) + head
+
+
+class Reader(Generic[T]):
+    """Reads frames from a socket, blocking or not. Not thread-safe.
+
+    Args:
+        kind: what may come; a union of Structs.
+        max_body: bytes of the largest body that may come.
+
+    Attributes:
+        fault: set once something came that is no frame. What had come before it was given back; read no more.
+    """
+
+    fault: FrameError | None = None
+
+    def __init__(self, kind: object, max_body: int) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._max_body = max_body
+        self._buffer = bytearray(ROOM)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+
+    def read(self, line: socket.socket) -> list[T] | None:
+        """Read once, and give back what is whole by now; None at the end of the stream.
+
+        Raises:
+            BlockingIOError: nothing is there, or (blocking) nothing came in the socket's time.
+            OSError: the connection is broken.
+        """
+        got = line.recv_into(self._view[self._filled :])
+        if not got:
+            return None
+        self._filled += got
+        found: list[T] = []
+        try:
+            self._whole(found)
+        except FrameError as fault:
+            self.fault = fault
+        return found
+
+    def _whole(self, found: list[T]) -> None:
+        view, at, filled = self._view, 0, self._filled
+        needed = LENGTHS.size
+        while filled - at >= LENGTHS.size:
+            head, body = LENGTHS.unpack_from(view, at)
+            if head > HEAD_LIMIT or body > self._max_body:
+                raise FrameError(f"a frame with a head of {head} and a body of {body} bytes")
+            needed = LENGTHS.size + head + body
+            if filled - at < needed:
+                break
+            start = at + LENGTHS.size
+            found.append(self._message(view[start : start + head], view[start + head : at + needed]))
+            at += needed
+            needed = LENGTHS.size
+        self._keep(at, needed)
+
+    def _message(self, head: memoryview, body: memoryview) -> T:
+        try:
+            message: T = self._decode(head)
+        except (msgspec.DecodeError, ValueError, RecursionError) as fault:
+            raise FrameError(f"a head that cannot be read: {fault}") from None
+        if not body:
+            return message
+        if isinstance(message, Work):
+            whole = msgspec.structs.replace(message.envelope, payload=bytes(body))
+            return msgspec.structs.replace(message, envelope=whole)
+        if isinstance(message, Outcome | Chunk):
+            return msgspec.structs.replace(message, payload=bytes(body))
+        raise FrameError(f"a {type(message).__name__} with a body of {len(body)} bytes")
+
+    def _keep(self, at: int, needed: int) -> None:
+        """Move what is not whole to the front, into a buffer that has room for all of it."""
+        left = self._filled - at
+        if needed > len(self._buffer) or (len(self._buffer) > KEPT and needed <= KEPT):
+            fresh = bytearray(max(ROOM, needed))
+            fresh[:left] = self._view[at : self._filled]
+            self._buffer, self._view = fresh, memoryview(fresh)
+        elif at and left:
+            self._buffer[:left] = bytes(self._view[at : self._filled])
+        self._filled = left

@@ -1,0 +1,430 @@
+"""The web side of the local transport: `WorkSink` and `ReplySource` over the sockets of all worker processes.
+
+Owns the links to the workers, who was handed what, and what of it has begun as far as the workers' tables tell. It
+never blocks: what a worker does not take waits here, and a worker is not handed more than a few requests. It starts and
+ends no process; what a link has to say of its worker it says to whoever attached it.
+
+Events of a request's beginning and end are told here, from the evidence: a worker that is killed cannot tell its own.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from offloop.clock import Clock, monotonic
+from offloop.errors import Cancelled, PayloadTooLarge
+from offloop.events import Event, Events, Kind
+from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
+from offloop.transports.local.frames import (
+    Answers,
+    Cancel,
+    Failed,
+    Progress,
+    Reader,
+    Ready,
+    Reported,
+    Said,
+    Setup,
+    Stop,
+    Withdraw,
+    plain,
+    work,
+)
+from offloop.transports.local.table import Table
+
+log = logging.getLogger("offloop")
+
+AT_ONCE = 512
+"""Pieces that one system call takes (IOV_MAX is 1024 on Linux and macOS)."""
+LOOK_EVERY = 0.001
+"""Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
+SMALL = 2**15
+"""Bytes of a piece that is copied rather than sent from where it lies."""
+
+
+class Attendant(Protocol):
+    """Whoever looks after a worker process."""
+
+    def said(self, worker: str, said: Said) -> None:
+        """It is starting, ready, or cannot start."""
+
+    def silent(self, worker: str, why: str) -> None:
+        """Nothing more will come from it: its socket has ended, or what it sent cannot be understood. Once."""
+
+    def worn(self, worker: str) -> None:
+        """It has been handed as many requests as it may. Once."""
+
+
+class Held(msgspec.Struct, eq=False):
+    """What a worker was handed and has not finished."""
+
+    rid: str
+    attempt: int
+    endpoint: str
+    deadline: float
+    link: "Link"
+    place: int
+    number: int
+    asked: bool = False
+    finished: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Outbox:
+    """What is to be sent on one socket, in order.
+
+    `unsent` may still be taken back, by number; `rest` has been begun and must be finished.
+    """
+
+    line: socket.socket
+    unsent: dict[int, list[bytes]] = field(default_factory=dict)
+    rest: list[memoryview] = field(default_factory=list)
+    blocked: bool = False
+
+    def flush(self) -> bool:
+        """Send what can be sent now; False if something is left."""
+        try:
+            while self.rest or self.unsent:
+                if not self.rest:
+                    self._begin()
+                self._sent(self.line.sendmsg(self.rest[:AT_ONCE]))
+        except BlockingIOError:
+            return False
+        except OSError:  # it has gone; its end-of-file says so
+            self.rest.clear()
+            self.unsent.clear()
+        return True
+
+    def _begin(self) -> None:
+        """Small pieces become one: that is cheaper than to have the system gather them."""
+        small: list[bytes] = []
+        for pieces in self.unsent.values():
+            for piece in pieces:
+                if len(piece) <= SMALL:
+                    small.append(piece)
+                else:
+                    self.rest += (memoryview(b"".join(small)), memoryview(piece))
+                    small = []
+        if small:
+            self.rest.append(memoryview(b"".join(small)))
+        self.unsent.clear()
+
+    def _sent(self, count: int) -> None:
+        if len(self.rest) == 1 and len(self.rest[0]) == count:
+            self.rest.clear()
+            return
+        whole = 0
+        for piece in self.rest:
+            if len(piece) > count:
+                break
+            count -= len(piece)
+            whole += 1
+        del self.rest[:whole]
+        if count:
+            self.rest[0] = self.rest[0][count:]
+
+
+class Link:
+    """The web side's half of one worker: its sockets, its table, and what it holds."""
+
+    def __init__(
+        self,
+        name: str,
+        work: socket.socket,
+        control: socket.socket,
+        table: Table,
+        attendant: Attendant,
+        max_report: int,
+    ) -> None:
+        self.name = name
+        self.work = Outbox(work)
+        self.control = Outbox(control)
+        self.table = table
+        self.attendant = attendant
+        self.reader: Reader[Answers] = Reader(Answers, max_report)
+        self.places = list(range(len(table)))
+        self.handed = 0
+        self.holds = 0
+        self.limit = 0
+        self.silent = False
+        self.orders = 0
+
+
+class LocalTransport:
+    """The web side's ends of all workers. Used on one event loop only.
+
+    Args:
+        loop: the event loop.
+        events: where beginnings and ends are told.
+        max_report: bytes of the largest payload that a worker may send.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, events: Events, max_report: int, clock: Clock = monotonic
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._max_report = max_report
+        self._links: dict[str, Link] = {}
+        self._held: dict[str, Held] = {}
+        self._unbegun: dict[str, Held] = {}
+        self._dirty: list[Link] = []
+        self._looked_at = 0.0
+        self._receive: Callable[[Sequence[Report]], None] = lambda _: None
+        kinds: tuple[Kind, ...] = ("dequeue", "start")
+        self._on_begin = [(kind, see) for kind in kinds for see in events.of(kind)]
+        self._on_finish = events.of("finish")
+
+    # ---- workers come and go
+
+    def attach(
+        self, name: str, work: socket.socket, control: socket.socket, table: Table, setup: Setup, attendant: Attendant
+    ) -> None:
+        """Take a worker's sockets, tell it what it has to know, and listen to it."""
+        for line in (work, control):
+            line.setblocking(False)
+        link = self._links[name] = Link(name, work, control, table, attendant, self._max_report)
+        self._loop.add_reader(work.fileno(), self._readable, link)
+        self._order(link, setup)
+
+    def limit(self, name: str, requests: int) -> None:
+        """Tell its attendant when it has been handed so many."""
+        self._links[name].limit = requests
+
+    def report(self, report: Report) -> None:
+        """What no worker has sent: that one is up."""
+        self._receive((report,))
+
+    def finish(self, name: str) -> None:
+        """It is to end when everything that it was handed has ended."""
+        if (link := self._links.get(name)) is not None:
+            self._order(link, Stop())
+
+    def running(self, name: str) -> list[str]:
+        """What it has begun and not finished, in words."""
+        return [
+            f"{held.endpoint} ({held.rid})"
+            for held in self._held.values()
+            if held.link.name == name and self._has_begun(held)
+        ]
+
+    def handed(self, name: str) -> int:
+        """How many requests it was handed so far."""
+        return self._links[name].handed
+
+    def detach(self, name: str, cause: str) -> None:
+        """Its process has ended: read all that it has left behind, report that it is gone, and let go of it."""
+        link = self._links.get(name)
+        if link is None:
+            return
+        reports: list[Report] = []
+        while not link.silent and (came := self._read(link)) is not None:
+            reports += came
+        self._see_begun(reports, link)
+        self._loop.remove_reader(link.work.line.fileno())
+        for outbox in (link.work, link.control):
+            self._loop.remove_writer(outbox.line.fileno())
+            outbox.line.close()
+        for held in [held for held in self._held.values() if held.link is link]:
+            del self._held[held.rid]
+            self._unbegun.pop(held.rid, None)
+        del self._links[name]
+        link.table.close()
+        self._receive((*reports, WorkerGone(name, cause)))
+
+    def close(self) -> None:
+        """Nothing is taken or delivered any more. Workers that are left see the end of their sockets."""
+        self._receive = lambda _: None
+        for name in tuple(self._links):
+            self.detach(name, "")
+
+    # ---- WorkSink
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        link = self._links.get(worker or "")
+        if link is None:
+            return
+        rid, place, number = envelope.rid, link.places[-1], link.handed + 1
+        try:
+            frame = work(envelope, place, number)
+        except ValueError as fault:  # a query or a file's name without measure: no worker would take it
+            log.warning("a request to %s cannot be sent: %s", envelope.endpoint, fault)
+            self._loop.call_soon(self.report, Refused(rid, PayloadTooLarge.reason))  # whoever puts is not to be called
+            return
+        link.places.pop()
+        link.table[place] = 0.0
+        link.handed = number
+        self._held[rid] = self._unbegun[rid] = Held(
+            rid, envelope.attempt, envelope.endpoint, envelope.deadline, link, place, number
+        )
+        outbox = link.work
+        outbox.unsent[number] = frame
+        link.holds += 1
+        if link.holds == 1:
+            self._push(outbox)  # its worker is idle
+        elif not outbox.blocked and link not in self._dirty:
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.append(link)
+        if number == link.limit:
+            link.attendant.worn(link.name)
+
+    def withdraw(self, rid: str) -> bool | None:
+        held = self._held.get(rid)
+        if held is None or self._has_begun(held):
+            return False
+        if held.link.work.unsent.pop(held.number, None) is not None:
+            self._forget(held)
+            return True
+        if not held.asked:
+            held.asked = True
+            self._tell(held.link, Withdraw(rid, held.number))
+        return None
+
+    def cancel(self, rid: str) -> None:
+        held = self._held.get(rid)
+        if held is not None:
+            self._tell(held.link, Cancel(rid))
+
+    def settle(self) -> None:
+        reports: list[Report] = []
+        now = self._clock()
+        if now - self._looked_at >= LOOK_EVERY:
+            # In an overload one turn of the event loop refuses hundreds, and idle workers must not wait for its end.
+            self._looked_at = now
+            for link in tuple(self._links.values()):
+                if link.holds and not link.silent:
+                    reports += self._read(link) or ()
+        self._see_begun(reports)
+        if reports:
+            self._receive(reports)
+
+    # ---- ReplySource
+
+    def subscribe(self, receive: Callable[[Sequence[Report]], None]) -> None:
+        self._receive = receive
+
+    def _readable(self, link: Link) -> None:
+        if reports := self._read(link):
+            self._receive(reports)
+
+    def _read(self, link: Link) -> list[Report] | None:
+        """Read once; None if there is nothing now, or nothing any more."""
+        try:
+            came = link.reader.read(link.work.line)
+        except BlockingIOError:
+            return None
+        except OSError:  # ended with orders that it had not read
+            came = None
+        if came is None:
+            self._silence(link, "")
+            return None
+        reports: list[Report] = []
+        for one in came:
+            if isinstance(one, Progress | Ready | Failed):
+                link.attendant.said(link.name, one)
+            else:
+                self._reported(link, one, reports)
+        if link.reader.fault is not None:
+            self._silence(link, f"it sent {link.reader.fault}")
+        return reports
+
+    def _silence(self, link: Link, why: str) -> None:
+        link.silent = True
+        self._loop.remove_reader(link.work.line.fileno())
+        link.attendant.silent(link.name, why)
+
+    def _reported(self, link: Link, report: Reported, reports: list[Report]) -> None:
+        held = self._held.get(report.rid)
+        if isinstance(report, Withdrawn):
+            if held is None or held.link is not link:
+                return  # asked to be taken back, it had ended meanwhile
+            if report.begun is False:
+                self._forget(held)
+        elif held is None or held.link is not link or held.attempt != report.attempt:
+            # Of another's request, or of none: a worker that is out of its mind speaks for nobody but itself.
+            log.warning("%s reported on a request that it does not hold; the report is dropped", link.name)
+            return
+        else:
+            if report.rid in self._unbegun:
+                # An outcome that is the last says itself when it began.
+                self._begins(held, reports, told=not (isinstance(report, Outcome) and report.last))
+            if isinstance(report, Outcome):
+                self._finishes(held, report)
+            elif isinstance(report, Freed) and not held.finished:
+                # Nobody waits for it, and so its worker has sent no outcome.
+                self._finishes(held, Outcome(held.rid, Cancelled.reason, ended_at=monotonic()))
+            if isinstance(report, Freed) or (isinstance(report, Outcome) and report.last):
+                self._forget(held)
+        reports.append(report)
+
+    # ---- what has begun
+
+    def _has_begun(self, held: Held) -> bool:
+        return held.link.table[held.place] != 0.0
+
+    def _see_begun(self, reports: list[Report], only: Link | None = None) -> None:
+        for held in tuple(self._unbegun.values()):
+            if (only is None or held.link is only) and self._has_begun(held):
+                self._begins(held, reports, told=True)
+
+    def _begins(self, held: Held, reports: list[Report], *, told: bool) -> None:
+        """It has begun, which nobody has told yet."""
+        del self._unbegun[held.rid]
+        at = held.link.table[held.place]
+        if told:
+            reports.append(Begun(held.rid, held.attempt, held.link.name, at))
+        for kind, see in self._on_begin:
+            see(Event(t=at, kind=kind, rid=held.rid, endpoint=held.endpoint, attempt=held.attempt,
+                      deadline=held.deadline, worker=held.link.name))  # fmt: skip
+
+    def _finishes(self, held: Held, outcome: Outcome) -> None:
+        held.finished = True
+        for see in self._on_finish:
+            see(Event(t=outcome.ended_at, kind="finish", rid=held.rid, endpoint=held.endpoint, attempt=held.attempt,
+                      deadline=held.deadline, outcome=outcome.reason, size=len(outcome.payload),
+                      worker=held.link.name))  # fmt: skip
+
+    def _forget(self, held: Held) -> None:
+        """Its worker holds it no more."""
+        link = held.link
+        del self._held[held.rid]
+        self._unbegun.pop(held.rid, None)
+        link.places.append(held.place)
+        link.holds -= 1
+
+    # ---- out
+
+    def _order(self, link: Link, order: Setup | Stop) -> None:
+        """Behind all that was put before."""
+        link.orders -= 1  # numbers of its own kind, which no request has
+        link.work.unsent[link.orders] = plain(order)
+        self._push(link.work)
+
+    def _tell(self, link: Link, told: Withdraw | Cancel) -> None:
+        link.orders -= 1
+        link.control.unsent[link.orders] = plain(told)
+        self._push(link.control)
+
+    def _flush(self) -> None:
+        """Once in a turn of the event loop: what was put for a busy worker goes out together, and wakes it once."""
+        dirty, self._dirty = self._dirty, []
+        for link in dirty:
+            self._push(link.work)
+
+    def _push(self, outbox: Outbox) -> None:
+        if outbox.blocked or outbox.line.fileno() < 0:
+            return
+        if not outbox.flush():
+            outbox.blocked = True
+            self._loop.add_writer(outbox.line.fileno(), self._writable, outbox)
+
+    def _writable(self, outbox: Outbox) -> None:
+        if outbox.flush():
+            outbox.blocked = False
+            self._loop.remove_writer(outbox.line.fileno())

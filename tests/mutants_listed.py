@@ -1,0 +1,292 @@
+"""The defects that the tests of `core/` and `ingress/` must find.
+
+Owns the list: a file, a fragment that stands in it exactly once, what stands there instead, and what that would mean.
+"""
+
+from typing import NamedTuple
+
+
+class Defect(NamedTuple):
+    file: str
+    fragment: str
+    instead: str
+    meaning: str
+
+
+DEFECTS = (
+    # ---- core/admission.py
+    Defect(
+        "core/admission.py",
+        "if not self._crew.available(now):",
+        "if not self._crew.usable:",
+        "a death refuses what might have waited a moment",
+    ),
+    Defect(
+        "core/admission.py",
+        ">= policy.max_in_flight",
+        "> policy.max_in_flight",
+        "one waiter too many is admitted",
+    ),
+    Defect(
+        "core/admission.py",
+        "len(backlog.places) >= self.queue_limit",
+        "len(backlog.line) >= self.queue_limit",
+        "what lies in a worker's buffer is not counted as queued",
+    ),
+    Defect(
+        "core/admission.py",
+        "backlog.bytes + declared > self.queue_bytes",
+        "declared > self.queue_bytes",
+        "bytes are bounded for each request, and not for all",
+    ),
+    Defect("core/admission.py", "if span > 0 else", "if span >= 0 else", "the first refusal divides by nothing"),
+    # ---- core/backlog.py
+    Defect(
+        "core/backlog.py",
+        "last=False)\n\n    def first",
+        "last=True)\n\n    def first",
+        "what came back waits behind all",
+    ),
+    Defect("core/backlog.py", "popitem(last=False)", "popitem(last=True)", "the last to come is the first to go"),
+    Defect("core/backlog.py", "            self.bytes -= size", "            pass", "bytes are reserved for ever"),
+    # ---- core/waiters.py
+    Defect("core/waiters.py", "self._counts[waiter.policy.name] -= 1", "pass", "an endpoint's limit fills up for ever"),
+    Defect(
+        "core/waiters.py",
+        "waiter is not None and waiter.due_at == when",
+        "waiter is not None",
+        "a waiter that was postponed is named too early",
+    ),
+    # ---- core/drain.py, core/lifecycle.py
+    Defect("core/drain.py", "and not self.cut:", "and self.cut:", "a drain never cuts"),
+    Defect("core/drain.py", "min(self.delay, self.timeout)", "self.delay", "a delay outlives the budget"),
+    Defect(
+        "core/lifecycle.py",
+        "ADMITS = frozenset({State.SERVING, State.LEAVING})",
+        "ADMITS = frozenset({State.SERVING})",
+        "nothing is admitted while load balancers are still being told",
+    ),
+    # ---- core/durations.py
+    Defect("core/durations.py", "max(latest, before", "min(latest, before", "what turned out slow counts as quick"),
+    Defect("core/durations.py", "// 8)", "// 1)", "one quick request makes a slow endpoint count as quick"),
+    Defect(
+        "core/durations.py",
+        "max(0, int(seconds * 1e6))",
+        "int(seconds * 1e6)",
+        "a clock makes work cost less than nothing",
+    ),
+    Defect("core/durations.py", "endpoint, UNKNOWN)", "endpoint, 0)", "what nothing is known of counts as quick"),
+    # ---- core/respawn.py
+    Defect("core/respawn.py", "            self._failures = 0\n", "", "a place never recovers from its failures"),
+    Defect(
+        "core/respawn.py", "lived is not None and (", "(", "a worker that never was ready counts as one that served"
+    ),
+    Defect(
+        "core/respawn.py",
+        "handed or lived >= BRIEF",
+        "handed and lived >= BRIEF",
+        "a brief life of service is a failure",
+    ),
+    Defect("core/respawn.py", "min(LONGEST, ", "max(LONGEST, ", "the first back-off is the longest"),
+    Defect("core/respawn.py", "min(self._failures - 1, 16)", "(self._failures - 1)", "days of failures overflow"),
+    Defect("core/respawn.py", "(0.5 + random / 2)", "(1.0 + random * 0)", "hosts that fail together try together"),
+    # ---- core/crew.py: who is there
+    Defect("core/crew.py", "now - since < PATIENCE and", "since and", "work is queued for nobody, for ever"),
+    Defect("core/crew.py", " and self._failed_starts < FAILED_STARTS", "", "failed starts are no news"),
+    Defect(
+        "core/crew.py",
+        "        self._failed_starts = 0\n        before",
+        "        before",
+        "failures of long ago refuse",
+    ),
+    Defect(
+        "core/crew.py",
+        "self.usable -= before.usable",
+        "self.usable -= 1",
+        "a wedged worker that is replaced counts twice",
+    ),
+    Defect(
+        "core/crew.py", "            before.retired = True\n", "", "a worker is handed work after it was told to end"
+    ),
+    Defect(
+        "core/crew.py",
+        "self._lose(worker.usable, now)",
+        "self._lose(1, now)",
+        "a wedged worker's end takes another's place",
+    ),
+    Defect(
+        "core/crew.py",
+        "if count and not self.usable and not self.shared:",
+        "if not self.usable and not self.shared:",
+        "the death of a worker that was of no use prolongs the patience",
+    ),
+    Defect("core/crew.py", "not self.usable and not self.shared:", "not self.usable:", "wedged threads are waited for"),
+    Defect(
+        "core/crew.py",
+        "        self._ahead -= max(0, worker.held - worker.loops)\n",
+        "",
+        "what died with its worker is watched for ever",
+    ),
+    Defect(
+        "core/crew.py",
+        "            del self._holdings[rid]\n            self",
+        "            self",
+        "a dead worker holds on",
+    ),
+    # ---- core/crew.py: who is handed what
+    Defect("core/crew.py", "if load < least and worker.usable", "if load < least", "a wedged worker is handed work"),
+    Defect("core/crew.py", "if load < least and", "if load <= least and", "the last of equals is chosen"),
+    Defect("core/crew.py", "load = worker.held / worker.loops", "load = worker.held", "big workers count as busy ones"),
+    Defect("core/crew.py", "load < 1.0 or", "load <= 1.0 or", "one more than there are loops is handed, however slow"),
+    Defect(
+        "core/crew.py",
+        "worker.held < worker.loops + self._read_ahead and",
+        "True and",
+        "a worker's buffer has no bound",
+    ),
+    Defect(
+        "core/crew.py", "expected <= AHEAD * worker.loops", "expected <= AHEAD", "more loops are expected to do no more"
+    ),
+    Defect(
+        "core/crew.py", "self._read_ahead and expected <=", "self._read_ahead or expected <=", "slow work is read ahead"
+    ),
+    Defect(
+        "core/crew.py",
+        "worker.stuck or worker.overdue",
+        "worker.overdue",
+        "what was taken back goes to the same worker again",
+    ),
+    Defect("core/crew.py", "worker.stuck or worker.overdue", "worker.stuck", "work is read ahead behind what hangs"),
+    Defect(
+        "core/crew.py",
+        "            worker.stuck = False\n",
+        "            pass\n",
+        "a worker that was stuck once is never read ahead",
+    ),
+    Defect("core/crew.py", "        worker.expected += expected\n", "", "every worker seems to have time"),
+    Defect(
+        "core/crew.py", "        worker.expected -= holding.expected\n", "", "no worker ever seems to have time again"
+    ),
+    Defect("core/crew.py", "        worker.held -= 1\n", "", "a worker's places run out"),
+    Defect(
+        "core/crew.py",
+        "        if worker.held > worker.loops:\n            self._ahead -= 1\n",
+        "",
+        "every end is followed by a search for what lies elsewhere",
+    ),
+    Defect("core/crew.py", "by and holding.worker.name != by", "False", "the late word of a dead worker frees another"),
+    # ---- core/crew.py: taking back
+    Defect(
+        "core/crew.py", "if since + STRANDED <= now:", "if since <= now:", "what has just been handed out is taken back"
+    ),
+    Defect(
+        "core/crew.py",
+        '                worker.buffered[rid] = float("inf")\n                w',
+        "                w",
+        "it is asked back again and again",
+    ),
+    Defect(
+        "core/crew.py", "any(w.usable and w.held", "any(w.held", "work is taken back for a worker that may have none"
+    ),
+    Defect("core/crew.py", "w.usable and w.held < w.loops", "w.usable", "work is taken back though nobody is free"),
+    Defect("core/crew.py", "max(0, worker.loops - len(worker.running))", "0", "what is about to begin is taken back"),
+    Defect(
+        "core/crew.py",
+        '            holding.worker.buffered[rid] = float("inf")\n',
+        "            pass\n",
+        "what was asked back already is asked back again",
+    ),
+    Defect("core/crew.py", "first = min(wedged, stranded)", "first = wedged", "nobody looks at what lies elsewhere"),
+    # ---- core/crew.py: hung loops
+    Defect(
+        "core/crew.py", "self._abandoned[rid] + self._kill_grace", "self._abandoned[rid]", "a hung loop has no grace"
+    ),
+    Defect(
+        "core/crew.py",
+        "        if rid in self._abandoned:\n            self._mark(rid, worker)\n",
+        "",
+        "a late beginning is never judged",
+    ),
+    Defect("core/crew.py", "(self._spare is None or standing < self._spare)", "True", "fresh threads without a bound"),
+    Defect(
+        "core/crew.py", "                worker.replaced = True\n", "", "a wedged worker is replaced again and again"
+    ),
+    Defect("core/crew.py", "self.usable += worker.usable\n\n", "self.usable += 1\n\n", "a retired worker comes back"),
+    # ---- ingress/gateway.py
+    Defect(
+        "ingress/gateway.py",
+        "        if crew.reads_ahead and not backlog.line:\n            self._watch_crew()",
+        "        if False:\n            self._watch_crew()",
+        "a loop is free, and nobody looks at what lies elsewhere",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "if self.backlog.line or self.crew.reads_ahead:",
+        "if self.backlog.line:",
+        "an end frees a loop unseen",
+    ),
+    Defect("ingress/gateway.py", "outcome.begun_at and not self", "not self", "what never began counts as having run"),
+    Defect("ingress/gateway.py", "outcome.ended_at - outcome.begun_at)", "0.0)", "every endpoint counts as quick"),
+    Defect("ingress/gateway.py", "            self._take_back(now)\n", "", "nothing is ever taken back"),
+    Defect("ingress/gateway.py", "reversed(given)", "given", "what is given back at once is turned round"),
+    Defect(
+        "ingress/gateway.py",
+        "for rid in self.crew.stranded(now) if",
+        "for rid in reversed(self.crew.stranded(now)) if",
+        "what is given back late is turned round",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            self._answered_for(rid, begun=False)\n\n    def _replace",
+        "            pass\n\n    def _replace",
+        "what a worker lets go at once is lost",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "if self._sink.withdraw(rid)]",
+        "if self._sink.withdraw(rid) is not False]",
+        "what was only asked back is handed out a second time",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "                self.crew.asked(waiter.rid)\n",
+        "                pass\n",
+        "what is recalled is asked back again",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "                self._queue_first(waiter)  # taken back for whoever is free\n                return\n",
+        "                return\n",
+        "what was taken back is lost",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "for whoever is free\n                return\n",
+        "for whoever is free\n",
+        "what was taken back loses its place",
+    ),
+    Defect("ingress/gateway.py", "            self.crew.failed()\n", "            pass\n", "a failed start is no news"),
+    Defect("ingress/gateway.py", "report.loops, report.replaces)", "report.loops)", "a successor is one more"),
+    Defect(
+        "ingress/gateway.py", "for rid in reversed(buffered):", "for rid in buffered:", "a death turns the order round"
+    ),
+    Defect("ingress/gateway.py", "            waiter.attempt += 1\n", "", "a request begins without end"),
+    Defect(
+        "ingress/gateway.py",
+        "        if not recalled:\n            self",
+        "        if True:\n            self",
+        "what may yet begin is not counted",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "attempt != waiter.attempt:\n            return",
+        "attempt != waiter.attempt + 9:\n            return",
+        "an earlier attempt's beginning counts",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            if not outcome.last:\n                self._abandon(waiter)\n",
+        "",
+        "work after the reply may take for ever",
+    ),
+)

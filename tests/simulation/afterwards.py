@@ -1,0 +1,82 @@
+"""What must be true of a history's events when it is over.
+
+Owns the checks that need the whole of it: those of the event log's own checker, and the same in other words.
+"""
+
+from offloop.events import Event
+from offloop.telemetry.verify import check
+from tests.simulation.recorder import Recorder
+from tests.simulation.world import World
+
+MAX_DELIVERIES = 3
+
+
+class Afterwards:
+    """Of one history.
+
+    Args:
+        shared: whether its workers were threads.
+        grace: seconds past its deadline that a node might hold its loop.
+    """
+
+    def __init__(self, recorder: Recorder, world: World, *, shared: bool, grace: float) -> None:
+        self._recorder = recorder
+        self._world = world
+        self._shared = shared
+        self._grace = grace
+
+    def judge(self) -> None:
+        self._one_end()
+        for event in self._recorder.events:
+            if event.kind == "overdue":
+                held = [self._recorder.deadlines[rid] for rid in self._recorder.started[event.worker]]
+                assert min(held) + self._grace <= event.t, f"{event.worker} was replaced without its grace"
+            elif event.kind == "lag":
+                late = any(began <= event.t and event.t - event.value <= ended for began, ended in self._world.blocks)
+                assert late, "lag was told, and the event loop was not blocked"
+        report = check(self._recorder.events)
+        unfair = [v for v in report[7].violations if "passed over" in v.text and self._rightly(v.text.split()[0])]
+        violated = [v for verdict in report.verdicts for v in verdict.violations if v not in unfair]
+        assert not report.error, report.error
+        assert not violated, "\n".join(report.lines())
+
+    def _rightly(self, rid: str) -> bool:
+        """Whether it may have been passed over.
+
+        A log does not say whose buffer it lay in: behind a worker that hangs it may be overtaken. Nor does one that is
+        past its deadline begin, though a blocked event loop may come to end it only later.
+        """
+        ended = next(event.t for event in self._recorder.events if event.kind == "terminal" and event.rid == rid)
+        return not self._shared or ended > self._recorder.deadlines[rid]
+
+    def _one_end(self) -> None:
+        """What the checker of event logs also sees, told in another way."""
+        said: dict[str, list[Event]] = {}
+        for event in self._recorder.events:
+            if event.rid:
+                said.setdefault(event.rid, []).append(event)
+        for rid, events in said.items():
+            kinds = [event.kind for event in events]
+            assert kinds.count("arrive") == 1, rid
+            assert kinds.count("admit") + kinds.count("reject") == 1, rid
+            admitted = kinds.count("admit")
+            for kind in ("waiter_add", "terminal", "waiter_del"):
+                assert kinds.count(kind) == admitted, (rid, kind)
+            if admitted:
+                _truthful(rid, events, kinds)
+
+
+def _truthful(rid: str, events: list[Event], kinds: list[str]) -> None:
+    admit, end = events[kinds.index("admit")], events[kinds.index("terminal")]
+    starts = [event for event in events if event.kind == "start"]
+    assert len(starts) <= (MAX_DELIVERIES if admit.idempotent else 1), f"{rid} began too often"
+    if end.started is False and end.outcome != "invalid-payload":
+        assert not starts, f"{rid} is said not to have begun"
+    if end.started is True:
+        assert starts, f"{rid} is said to have begun"
+    if end.outcome == "worker-lost" and admit.idempotent:
+        assert len(starts) == MAX_DELIVERIES, f"{rid} was given up too early"
+    if end.outcome in ("expired-in-queue", "upload-timeout"):
+        assert end.started is False
+    assert all(start.t < admit.deadline for start in starts)
+    assert end.deadline == admit.deadline
