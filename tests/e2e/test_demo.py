@@ -3,13 +3,14 @@
 import io
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from rich.console import Console
 
 from offloop.demo import measure
 from offloop.demo import show as demo
+from offloop.demo.client import Client
+from offloop.demo.death import children
+from offloop.demo.hosting import Server, serving
 from tests.unit.demo.pdfs import encrypted, pdf
 
 DEADLINE = 40.0
@@ -27,6 +31,16 @@ from offloop.demo import measure, show
 measure.WORTH, show.MEASURED = 0.0, {BRIEFLY!r}
 sys.exit(show.run(once=False, port=0))
 """
+
+
+WAYS = (
+    "nothing else", "async def route", "def route (thread pool)", "offloop, thread mode", "offloop, process mode",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OFFLOOP_MODE", raising=False)
 
 
 @pytest.fixture
@@ -44,7 +58,7 @@ def show(*files: Path, port: int | None = None) -> tuple[int, str]:
 
 
 def served_at(text: str) -> int:
-    (port,) = set(re.findall(r"http://127\.0\.0\.1:(\d+), thread mode", text))
+    (port,) = set(re.findall(r"http://127\.0\.0\.1:(\d+), \w+ mode", text))
     return int(port)
 
 
@@ -90,21 +104,76 @@ def shown() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
         reader.join(DEADLINE)
 
 
-@pytest.mark.usefixtures("brief")
-def test_the_bundled_documents_are_read_and_compared_and_nothing_is_left_behind() -> None:
-    code, text = show()
-
+@pytest.fixture(scope="module")
+def text() -> str:
+    """All that it prints with no arguments."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("OFFLOOP_MODE", raising=False)
+        monkeypatch.setattr(demo, "MEASURED", BRIEFLY)
+        monkeypatch.setattr(measure, "WORTH", 0.0)
+        code, text = show()
     assert code == 0, text
+    return text
+
+
+def test_the_bundled_documents_are_read_and_compared_and_nothing_is_left_behind(text: str) -> None:
     documents, comparison = text.split("How long GET /ping waits meanwhile")
     rows = {line.split()[0]: line.split() for line in documents.splitlines() if ".pdf" in line}
     assert rows["note-on-waiting.pdf"][1:3] == ["2", "478"]
     assert rows["saying-no-in-time.pdf"][1:3] == ["11", "2,890"]
     assert rows["guide-to-queues.pdf"][1:3] == ["60", "8,196"]
     assert "422 broken-pdf: The file is" in text
-    for way in ("nothing else", "async def route", "def route (thread pool)", "offloop, thread mode"):
+    assert ", process mode\n" in text
+    for way in WAYS:
         assert way in comparison
     assert "One ping in a hundred" in comparison
     assert not answers(served_at(text))
+
+
+def test_a_worker_that_is_killed_costs_one_caller_the_reply_and_another_takes_its_place(text: str) -> None:
+    _, told = text.split("A worker process is killed")
+    (killed,) = re.findall(r"a worker, pid (\d+) +killed", told)
+    (successor,) = re.findall(r"a new worker, pid (\d+) +ready", told)
+    assert killed != successor
+    assert re.search(r"the caller for whom it was reading +502 worker-lost +[\d.]+ m?s", told)
+    assert re.search(r"a caller who came after that +200 ", told)
+    assert re.search(r"\d+ other callers, to the last +200 ", told)
+
+
+@pytest.mark.usefixtures("brief")
+def test_another_mode_serves_where_the_environment_says_so_and_both_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OFFLOOP_MODE", "thread")
+    code, text = show()
+    assert code == 0, text
+    assert ", thread mode\n" in text
+    for way in WAYS:
+        assert way in text
+    assert "502 worker-lost" in text
+
+
+def test_a_server_that_goes_away_in_the_middle_is_said_and_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers: list[Server] = []
+
+    @asynccontextmanager
+    async def noted(ports: Sequence[int], mode: str | None = None) -> AsyncIterator[Server]:
+        async with serving(ports, mode) as server:
+            servers.append(server)
+            yield server
+
+    async def killed(client: Client) -> measure.Measured:
+        os.kill(servers[0].pid, signal.SIGKILL)
+        return await measure.quiet(client)
+
+    monkeypatch.setattr(demo, "serving", noted)
+    monkeypatch.setattr(demo, "quiet", killed)
+    monkeypatch.setattr(measure, "WORTH", 0.0)
+    code, text = show()
+
+    assert code == 1
+    assert re.search(r"^offloop demo: the server (went away|ended)", text, re.MULTILINE)
+    assert not any(answers(server.port) for server in servers)
 
 
 @pytest.mark.slow
@@ -113,7 +182,9 @@ def test_the_whole_show_as_a_newcomer_starts_it() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert max(len(line) for line in ended.stdout.splitlines()) <= 80
-    assert re.search(r"offloop, thread mode( +[\d.]+ m?s){3} +\d+ +[\d.]+ s", ended.stdout)
+    for mode in ("thread", "process"):
+        assert re.search(rf"offloop, {mode} mode( +[\d.]+ m?s){{3}} +\d+ +[\d.]+ s", ended.stdout)
+    assert "502 worker-lost" in ended.stdout
 
 
 @pytest.mark.usefixtures("brief")
@@ -164,9 +235,17 @@ def test_a_signal_drains_it_and_exits_0(number: signal.Signals) -> None:
     assert [line.strip() for line in lines[-2:]] == ["Draining.", "Drained and ended."]
 
 
-def test_killed_it_leaves_no_server_behind() -> None:
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes that are not its own")
+def test_killed_it_leaves_no_server_and_no_worker_behind() -> None:
     with shown() as (process, lines):
         port = served_at("".join(lines))
+        (server,) = children(process.pid)
+        workers = children(server)
+        assert workers
+        ends = [os.pidfd_open(worker) for worker in workers]
         process.kill()
         process.wait(DEADLINE)
+    for end in ends:
+        assert select.select([end], [], [], DEADLINE)[0]
+        os.close(end)
     assert not answers(port)

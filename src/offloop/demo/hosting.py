@@ -28,12 +28,14 @@ class Server:
     """A server that is ready.
 
     Attributes:
+        pid: of its process.
         port: where it listens.
         client: talks to it.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self._process = process
+        self.pid = process.pid
         self.port = port
         self.url = f"http://{HOST}:{port}"
         self.client = Client(HOST, port)

@@ -21,7 +21,7 @@ PERIOD = 0.01
 QUIET = 0.5
 """Seconds of pinging with nothing else to do."""
 CALLERS = 8
-WORTH = 3.0
+WORTH = 2.5
 """Seconds that each way should take, about."""
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from offloop.demo.death import Death, Told
 from offloop.demo.measure import Measured
 
 SLOW = 0.1
@@ -81,12 +82,55 @@ def comparison(console: Console, document: str, uploads: int, callers: int, rows
     console.print(table)
 
 
-def reading(console: Console, plain: Measured, pooled: Measured, offloaded: Measured) -> None:
-    """The comparison in a sentence, from what was measured."""
+def reading(
+    console: Console, plain: Measured, pooled: Measured, threads: Measured, processes: Measured | None = None
+) -> None:
+    """The comparison in sentences, from what was measured. `processes`: where there is process mode."""
+    text = (
+        f"\nOne ping in a hundred waited {_time(plain.ping.p99)} or more behind the async def route, "
+        f"{_time(pooled.ping.p99)} beside the def route, {_time(threads.ping.p99)} beside offloop's threads"
+    )
+    if processes is None:
+        text += "."
+    else:
+        speed = threads.seconds / processes.seconds
+        text += (
+            f", and {_time(processes.ping.p99)} beside its processes. Processes share no GIL with /ping, nor with each "
+            f"other: they read the documents {speed:.1f} times as fast as threads."
+        )
+    console.print(Text(text), highlight=False)
+
+
+def killing(console: Console, document: str) -> None:
+    """Say what is about to happen: the server logs it, before there is more to say."""
+    _heading(console, "A worker process is killed", f"SIGKILL, while it reads {document}; the server logs it")
+
+
+def death(console: Console, seen: Death) -> None:
+    """A row for everybody concerned, in the order of time."""
+    console.print()
+    table = _table()
+    table.add_column("who", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("after the kill", justify="right", no_wrap=True)
+    rows = [
+        *((told.after, "the caller for whom it was reading", _outcome(told)) for told in seen.lost),
+        (seen.following.after, "a caller who came after that", _outcome(seen.following)),
+        (seen.ready, f"a new worker, pid {seen.successor}", Text("ready", "green")),
+    ]
+    if seen.others:
+        others = sorted({(told.status, told.reason): told for told in seen.others}.values())
+        outcomes = Text(", ").join(_outcome(told) for told in others)
+        last = max(0.0, *(told.after for told in seen.others))
+        rows.append((last, f"{len(seen.others)} other callers, to the last", outcomes))
+    table.add_row(f"a worker, pid {seen.killed}", Text("killed", "red"), "-")
+    for after, who, outcome in sorted(rows, key=lambda row: row[0]):
+        table.add_row(who, outcome, _time(after))
+    console.print(table)
     console.print(
         Text(
-            f"\nOne ping in a hundred waited {_time(plain.ping.p99)} or more behind the async def route, "
-            f"{_time(pooled.ping.p99)} beside the def route, and {_time(offloaded.ping.p99)} beside offloop."
+            "\nA crash in native code, or a shortage of memory, does the same to a worker. Where the work is done in "
+            "the web process (async def, def, thread mode), it takes the server with it."
         ),
         highlight=False,
     )
@@ -118,6 +162,10 @@ def _heading(console: Console, title: str, caption: str) -> None:
 
 def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+def _outcome(told: Told) -> Text:
+    return Text(f"{told.status} {told.reason}".rstrip(), "green" if told.status == 200 else "red")
 
 
 def _time(seconds: float) -> str:

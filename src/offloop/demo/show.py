@@ -1,49 +1,36 @@
-"""What `offloop demo` shows: documents read, and how free the event loop was meanwhile.
+"""What `offloop demo` shows: documents read, how free the event loop was meanwhile, and a worker's death.
 
 Owns the order of the show and its exit code. Measuring, printing and the server's life have modules of their own.
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from importlib.resources import as_file
 from pathlib import Path
 
 from rich.console import Console
 
 from offloop.demo import report
-from offloop.demo.client import Client
+from offloop.demo.death import kill_a_worker
 from offloop.demo.hosting import Server, ServerFailed, serving
 from offloop.demo.measure import CALLERS, Way, measure, quiet, worth_measuring
+from offloop.demo.uploads import DOCUMENTS, KEYWORDS, LONGEST, Upload, find, uploads
 
-DOCUMENTS = resources.files("offloop.demo") / "documents"
-BUNDLED = ("note-on-waiting.pdf", "saying-no-in-time.pdf", "guide-to-queues.pdf")
 PORT = 8000
 TRIES = 20
 """Ports to try from `PORT` on, when none is asked for."""
-MEASURED = BUNDLED[-1]
-"""The document whose reading is measured: the longest."""
-SHOWN = 6
-"""Keywords in a row."""
+MODES = ("thread", "process") if hasattr(os, "killpg") else ("thread",)
+"""What is compared. Serves in the last one where `OFFLOOP_MODE` does not say otherwise."""
+MEASURED = LONGEST
+"""The document whose reading is measured."""
 
 ASYNC = Way("async def route", "/compare/async")
 DEF = Way("def route (thread pool)", "/compare/def")
-OFFLOOP = "/documents/keywords"
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file to send. `trouble`: it could not be read from disk. `refusal`: the reason it is to be refused for."""
-
-    name: str
-    data: bytes = b""
-    trouble: str = ""
-    refusal: str = ""
 
 
 def run(files: Sequence[Path] = (), *, once: bool, port: int | None = None, console: Console | None = None) -> int:
@@ -74,16 +61,16 @@ def run(files: Sequence[Path] = (), *, once: bool, port: int | None = None, cons
 async def _show(files: Sequence[Path], once: bool, port: int | None, console: Console) -> int:
     ports = [port] if port is not None else [0] if once else [*range(PORT, PORT + TRIES), 0]
     with _cancelled_by_sigterm():
-        async with serving(ports) as server:
+        async with serving(ports, None if "OFFLOOP_MODE" in os.environ else MODES[-1]) as server:
             if server.port != ports[0] != 0:
                 console.print(f"Port {ports[0]} is taken: using {server.port}.", highlight=False)
             try:
-                good = await _tables(server, _uploads(files), console)
-            except* OSError as errors:
-                raise ServerFailed(f"the server went away: {errors.exceptions[0]}") from None
+                good = await _tables(server, uploads(files), console)
+            except (OSError, ExceptionGroup) as failure:
+                raise _explained(failure) from None
             if once:
                 return 0 if good else 1
-            with as_file(DOCUMENTS / MEASURED) as bundled:
+            with as_file(DOCUMENTS / LONGEST) as bundled:
                 report.suggestions(console, server.url, files[0].resolve() if files else bundled)
                 try:
                     await server.wait()
@@ -92,62 +79,55 @@ async def _show(files: Sequence[Path], once: bool, port: int | None, console: Co
                     raise
 
 
-async def _tables(server: Server, uploads: Sequence[Upload], console: Console) -> bool:
+async def _tables(server: Server, sent: Sequence[Upload], console: Console) -> bool:
     """Print what there is to see. Returns whether everything worked."""
-    client = server.client
-    status = (await client.send("GET", "/offloop/status")).json()
-    report.opening(console, server.url, status["mode"])
+    mode = (await server.client.send("GET", "/offloop/status")).json()["mode"]
+    async with AsyncExitStack() as others:
+        servers = {mode: server}
+        for other in MODES:
+            # Now and not when its turn comes, so that what it says as it starts stands above the tables.
+            if other not in servers:
+                servers[other] = await others.enter_async_context(serving([0], other))
+        report.opening(console, server.url, mode)
+        with console.status("Reading documents"):
+            findings = [await find(server.client, upload) for upload in sent]
+        report.documents(console, findings)
+        as_expected = all(found.reason == upload.refusal for found, upload in zip(findings, sent, strict=True))
+        compared = await _compare(server, servers, console)
+        survived = "process" not in servers or await _kill(servers["process"], console)
+        return as_expected and compared and survived
 
-    with console.status("Reading documents"):
-        findings = [await _find(client, upload) for upload in uploads]
-    report.documents(console, findings)
 
+async def _compare(server: Server, servers: Mapping[str, Server], console: Console) -> bool:
+    """The same work in every way, one after another; a server whose turn it is not has nothing to do."""
     document = (DOCUMENTS / MEASURED).read_bytes()
-    uploads_each = await worth_measuring(client, OFFLOOP, document)
-    measured = [await quiet(client)]
-    for way in (ASYNC, DEF, Way(f"offloop, {status['mode']} mode", OFFLOOP)):
+    count = await worth_measuring(server.client, KEYWORDS, document)
+    ways = [
+        (server, ASYNC),
+        (server, DEF),
+        *((servers[mode], Way(f"offloop, {mode} mode", KEYWORDS)) for mode in MODES),
+    ]
+    rows = [await quiet(server.client)]
+    for where, way in ways:
         with console.status(f"Measuring: {way.label}"):
-            measured.append(await measure(client, way, document, uploads_each))
-    report.comparison(console, MEASURED, uploads_each, CALLERS, measured)
-    report.reading(console, *measured[1:])
-
-    as_expected = all(found.reason == upload.refusal for found, upload in zip(findings, uploads, strict=True))
-    return as_expected and all(way.read == uploads_each for way in measured[1:])
+            rows.append(await measure(where.client, way, document, count))
+    report.comparison(console, MEASURED, count, CALLERS, rows)
+    report.reading(console, *rows[1:])
+    return all(row.read == count for row in rows[1:])
 
 
-def _uploads(files: Sequence[Path]) -> list[Upload]:
-    if files:
-        return [_from_disk(path) for path in files]
-    bundled = [Upload(name, (DOCUMENTS / name).read_bytes()) for name in BUNDLED]
-    # What a failure looks like belongs to the show.
-    return [*bundled, Upload("shopping-list.pdf", b"milk, bread, a dozen eggs", refusal="broken-pdf")]
+async def _kill(server: Server, console: Console) -> bool:
+    report.killing(console, LONGEST)
+    seen = await kill_a_worker(server, KEYWORDS, (DOCUMENTS / LONGEST).read_bytes())
+    report.death(console, seen)
+    return seen.as_promised
 
 
-def _from_disk(path: Path) -> Upload:
-    try:
-        return Upload(path.name, path.read_bytes())
-    except OSError as error:
-        return Upload(path.name, trouble=error.strerror or "cannot be read")
-
-
-async def _find(client: Client, upload: Upload) -> report.Finding:
-    """Send a file twice: for its pages, and for its keywords, which is what is timed."""
-    if upload.trouble:
-        return report.Finding(upload.name, reason="unreadable", trouble=upload.trouble)
-    read = await client.send("POST", "/documents", upload.data, "application/pdf")
-    answer = await client.send("POST", OFFLOOP, upload.data, "application/pdf") if read.status == 200 else read
-    if answer.status != 200:
-        problem = answer.json()
-        trouble = f"{answer.status} {problem['reason']}: {problem['detail']}"
-        return report.Finding(upload.name, seconds=answer.seconds, reason=problem["reason"], trouble=trouble)
-    document, found = read.json(), answer.json()
-    return report.Finding(
-        upload.name,
-        pages=len(document["pages"]),
-        words=document["words"],
-        keywords=[keyword["phrase"] for keyword in found["keywords"]][:SHOWN],
-        seconds=answer.seconds,
-    )
+def _explained(failure: Exception) -> Exception:
+    """What to say of it: the first of a group; that the server went away, where a connection failed."""
+    while isinstance(failure, ExceptionGroup):
+        failure = failure.exceptions[0]
+    return ServerFailed(f"the server went away: {failure}") if isinstance(failure, OSError) else failure
 
 
 @contextmanager
