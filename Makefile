@@ -64,8 +64,9 @@ format: install  ## ruff's formatter and its safe fixes
 	@$(BIN)/ruff check --fix --exit-zero --quiet
 	@$(BIN)/ruff format
 
-bench: install  ## offloop beside FastAPI's own routes; make bench ARGS="--rounds 3 --seconds 3"
+bench: install  ## offloop beside what else there is; make bench ARGS="--only echo,ping --rounds 3"
 	@$(call need,wrk,wrk)
+	@$(call need,gcc,gcc libc6-dev)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 figures: install  ## record what a request costs, on purpose (tests/figures/hot_path.json)
@@ -76,5 +77,5 @@ mutants: install  ## put listed defects into core/ and ingress/, one at a time: 
 
 clean:  ## everything that was made here
 	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
-		build dist benchmarks/results
+		build dist benchmarks/results benchmarks/.environments
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

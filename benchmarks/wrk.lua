@@ -1,9 +1,11 @@
--- POST the body in $BODY (GET where there is none), and print the result as one line of JSON at the end.
-local body = os.getenv("BODY")
-if body and body ~= "" then
+-- POST the bytes in $BODY_FILE as $CONTENT_TYPE (GET where there are none), and print the result as one line of JSON.
+local file = io.open(os.getenv("BODY_FILE"), "rb")
+local body = file:read("*a")
+file:close()
+if body ~= "" then
   wrk.method = "POST"
   wrk.body = body
-  wrk.headers["Content-Type"] = "application/json"
+  wrk.headers["Content-Type"] = os.getenv("CONTENT_TYPE")
 end
 
 function done(summary, latency, requests)

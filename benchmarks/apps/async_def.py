@@ -1,8 +1,8 @@
 """FastAPI's own `async def` routes: the work runs on the event loop."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from work import Reply, Req, echoed, spun
+from work import Digest, Reply, Req, Slept, digested, echoed, slept, spun
 
 app = FastAPI()
 
@@ -15,6 +15,16 @@ async def echo(req: Req) -> Reply:
 @app.post("/cpu10")
 async def cpu10(req: Req) -> Reply:
     return spun(req)
+
+
+@app.post("/sleep5")
+async def sleep5(req: Req) -> Slept:
+    return slept(req)
+
+
+@app.post("/big")
+async def big(request: Request) -> Digest:
+    return digested(await request.body())
 
 
 @app.get("/ping")

@@ -1,4 +1,4 @@
-"""The same routes through offloop; `OFFLOOP_MODE` and `OFFLOOP_THREADS` say how."""
+"""The same routes through offloop; `OFFLOOP_MODE`, `OFFLOOP_THREADS` and `OFFLOOP_WORKERS` say how."""
 
 from fastapi import FastAPI
 

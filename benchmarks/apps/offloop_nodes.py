@@ -1,7 +1,7 @@
-"""The same two functions as endpoints of offloop."""
+"""The same functions as endpoints of offloop, with the limits it comes with."""
 
-from offloop import endpoint
-from work import Reply, Req, echoed, spun
+from offloop import Blob, endpoint
+from work import Digest, Reply, Req, Slept, digested, echoed, slept, spun
 
 
 @endpoint(http="POST /echo")
@@ -12,3 +12,13 @@ def echo(req: Req) -> Reply:
 @endpoint(http="POST /cpu10")
 def cpu10(req: Req) -> Reply:
     return spun(req)
+
+
+@endpoint(http="POST /sleep5")
+def sleep5(req: Req) -> Slept:
+    return slept(req)
+
+
+@endpoint(http="POST /big")
+def big(body: Blob) -> Digest:
+    return digested(body.data)

@@ -1,10 +1,14 @@
-"""What every application under measurement serves: the same models, the same two functions."""
+"""What every application under measurement serves: the same models, the same four functions."""
 
 import os
+import time
+from hashlib import sha256
 
 from pydantic import BaseModel
 
-TURNS = int(os.environ.get("BENCH_TURNS", "170000"))
+TURNS = int(os.environ.get("BENCH_TURNS") or "170000")
+WORKERS = int(os.environ.get("BENCH_WORKERS") or "0")
+"""Threads or processes that run the work; 0: as many as the system has by itself."""
 
 
 class Req(BaseModel):
@@ -17,6 +21,15 @@ class Reply(BaseModel):
     size: int
 
 
+class Slept(BaseModel):
+    n: int
+    pid: int
+
+
+class Digest(BaseModel):
+    sha256: str
+
+
 def echoed(req: Req) -> Reply:
     return Reply(n=req.n, size=len(req.payload))
 
@@ -27,3 +40,13 @@ def spun(req: Req) -> Reply:
     for turn in range(TURNS):
         size += turn & 3
     return Reply(n=req.n, size=size)
+
+
+def slept(req: Req) -> Slept:
+    """5 ms of waiting for something else; the answer says in which process."""
+    time.sleep(0.005)  # noqa: TID251
+    return Slept(n=req.n, pid=os.getpid())
+
+
+def digested(body: bytes) -> Digest:
+    return Digest(sha256=sha256(body).hexdigest())
