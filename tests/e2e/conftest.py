@@ -1,4 +1,6 @@
-"""One gate and one server for the tests that change nothing of it; tests with settings of their own start their own."""
+"""One gate, and one server in each mode for the tests that change nothing of it; tests with settings of their own start
+their own. A test that takes `mode` runs in each: first all in thread mode, then all in process mode.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,9 +10,15 @@ import httpx
 import pytest
 
 from tests.support.gate import Gate, gate_at
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 
 APP = "tests.e2e.programs.app:app"
+
+
+@pytest.fixture(scope="session", params=list(Mode), ids=str)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    return Mode(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +28,18 @@ def gate() -> Iterator[Gate]:
         yield gate
 
 
+@pytest.fixture(autouse=True)
+def _names_are_free_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test's second run, in another mode, is not taken in by what its first left at the gate."""
+    yield
+    if "gate" in request.fixturenames:
+        gate: Gate = request.getfixturevalue("gate")
+        gate.clear()
+
+
 @pytest.fixture(scope="session")
-def server(gate: Gate) -> Iterator[Server]:
-    with serving(APP, env={"OFFLOOP_THREADS": "4"}) as server:
+def server(mode: Mode, gate: Gate) -> Iterator[Server]:
+    with serving(APP, env=mode.env(4, per_worker=2)) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""What leaves the process: without OFFLOOP_DEBUG nothing of an exception, of the host or of the queue's figures."""
+"""What leaves a server, in every mode: without OFFLOOP_DEBUG nothing of an exception, of the host or of the figures."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from offloop import errors
 from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_in_flight
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import ROOT, Server, serving
 from tests.support.wire import Answer, Wire
 
 QUEUE_LIMIT, QUEUE_BYTES, MAX_REPLY = "13", "7654321", "31337"
-NARROW = {
-    "OFFLOOP_THREADS": "1", "OFFLOOP_QUEUE_LIMIT": QUEUE_LIMIT, "OFFLOOP_QUEUE_BYTES": QUEUE_BYTES,
-    "OFFLOOP_MAX_REPLY": MAX_REPLY, "OFFLOOP_DRAIN_TIMEOUT": "0.3",
+NARROW: dict[str, Any] = {
+    "queue_limit": QUEUE_LIMIT, "queue_bytes": QUEUE_BYTES, "max_reply": MAX_REPLY, "drain_timeout": 0.3, "debug": None,
 }  # fmt: skip
 MEMBERS = {
     "type", "title", "status", "detail", "instance", "reason", "request_id", "endpoint", "started", "retry_safe",
@@ -40,8 +40,8 @@ LEAKS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def narrow(gate: Gate) -> Iterator[Server]:
-    with serving(APP, env={**NARROW, "OFFLOOP_DEBUG": None}) as server:
+def narrow(mode: Mode, gate: Gate) -> Iterator[Server]:
+    with serving(APP, env=mode.env(1, **NARROW)) as server:
         yield server
 
 
@@ -110,9 +110,9 @@ def test_of_deadlines_no_figure_is_told(narrow: Server, gate: Gate) -> None:
     gate.open("debug")
 
 
-def test_a_drain_tells_nothing_of_what_is_left(gate: Gate) -> None:
+def test_a_drain_tells_nothing_of_what_is_left(mode: Mode, gate: Gate) -> None:
     with (
-        serving("tests.e2e.programs.drainable:app", env={**NARROW, "OFFLOOP_DEBUG": None}) as server,
+        serving("tests.e2e.programs.drainable:app", env=mode.env(1, **NARROW)) as server,
         Wire(server.port) as running,
         Wire(server.port) as queued,
         Wire(server.port) as late,
@@ -127,8 +127,8 @@ def test_a_drain_tells_nothing_of_what_is_left(gate: Gate) -> None:
         assert [discreet(running.answer()), discreet(queued.answer())] == ["drain-cut", "drain-cut"]
 
 
-def test_of_a_wrong_use_of_the_library_a_caller_hears_no_word() -> None:
-    with serving(APP, "--lifespan", "off", env={"OFFLOOP_DEBUG": None}) as server:
+def test_of_a_wrong_use_of_the_library_a_caller_hears_no_word(mode: Mode) -> None:
+    with serving(APP, "--lifespan", "off", env=mode.env(debug=None)) as server:
         for path in ("/echo", "/own", "/own/sync"):
             answer = httpx.post(server.url + path, json={"n": 1})
             assert answer.status_code == 503
@@ -177,8 +177,8 @@ def test_the_operators_routes_tell_no_path_and_no_exception(narrow: Server) -> N
 # ---- with OFFLOOP_DEBUG
 
 
-def test_with_debug_a_failure_and_a_problem_carry_their_traceback_and_no_other_answer_does() -> None:
-    with serving(APP, env={"OFFLOOP_DEBUG": "true"}) as server:
+def test_with_debug_a_failure_and_a_problem_carry_their_traceback_and_no_other_answer_does(mode: Mode) -> None:
+    with serving(APP, env=mode.env(1, debug=True)) as server:
 
         def said(path: str, message: dict[str, Any], **options: Any) -> dict[str, Any]:
             answer = httpx.post(server.url + path, json=message, **options)

@@ -1,4 +1,7 @@
-"""Dependencies: wherever they are declared, they hold for every offloop and operator route, before admission."""
+"""Dependencies: wherever they are declared, they hold for every offloop and operator route, before admission.
+
+In thread mode only: they run before anything is handed to a loop, wherever that is.
+"""
 
 import re
 from collections.abc import AsyncIterator, Iterator

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Wire
 
@@ -14,9 +15,9 @@ APPS = ["tests.e2e.programs.app:app", "tests.e2e.programs.app:behind"]
 
 
 @pytest.fixture(scope="module", params=APPS, ids=["bare", "behind BaseHTTPMiddleware"])
-def alone(request: pytest.FixtureRequest, gate: Gate) -> Iterator[Server]:
+def alone(request: pytest.FixtureRequest, mode: Mode, gate: Gate) -> Iterator[Server]:
     """A server with one loop."""
-    with serving(request.param, env={"OFFLOOP_THREADS": "1"}) as server:
+    with serving(request.param, env=mode.env(1)) as server:
         yield server
 
 

@@ -1,4 +1,7 @@
-"""What the README shows on a console is what happens: its commands are run as they stand, its answers compared."""
+"""What the README shows on a console is what happens: its commands are run as they stand, its answers compared.
+
+In thread mode only, whose figures they are.
+"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Stopping: real signals to a real uvicorn that has running, queued, uploading and idle connections."""
+"""Stopping: real signals to a real uvicorn that has running, queued, uploading and idle connections, in every mode."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_in_flight, wait_unready
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Wire
 
@@ -37,11 +38,10 @@ class Busy(NamedTuple):
 
 
 @contextmanager
-def busy(gate: Gate, name: str, budget: float, group: bool = False, **env: str) -> Iterator[Busy]:
+def busy(gate: Gate, mode: Mode, name: str, budget: float, group: bool = False) -> Iterator[Busy]:
     """One loop, held by the first; the second waits behind it; the third has sent half its body; the fourth idles."""
-    settings: dict[str, str | None] = {"OFFLOOP_THREADS": "1", "OFFLOOP_DRAIN_TIMEOUT": str(budget), **env}
     with (
-        serving(APP, env=settings, group=group) as server,
+        serving(APP, env=mode.env(1, drain_timeout=budget), group=group) as server,
         Wire(server.port) as running,
         Wire(server.port) as queued,
         Wire(server.port) as uploading,
@@ -68,8 +68,10 @@ def exit_code_of_uvicorn(number: signal.Signals) -> int:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_everything_that_was_admitted_is_answered_before_the_server_goes(gate: Gate, number: signal.Signals) -> None:
-    with busy(gate, f"graceful {number}", budget=15) as b:
+def test_everything_that_was_admitted_is_answered_before_the_server_goes(
+    mode: Mode, gate: Gate, number: signal.Signals
+) -> None:
+    with busy(gate, mode, f"graceful {number}", budget=15) as b:
         b.server.signal(number)
         wait_unready(b.server)
         assert httpx.get(f"{b.server.url}/ping").status_code == 200  # other routes serve meanwhile
@@ -86,11 +88,14 @@ def test_everything_that_was_admitted_is_answered_before_the_server_goes(gate: G
         assert b.uploading.answer().json()["n"] == 5
         assert b.idle.closed()
         assert b.server.wait() == exit_code_of_uvicorn(number)
+        b.server.wait_gone()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_at_the_end_of_the_budget_each_one_left_gets_its_own_answer(gate: Gate, number: signal.Signals) -> None:
-    with busy(gate, f"cut {number}", budget=1) as b:
+def test_at_the_end_of_the_budget_each_one_left_gets_its_own_answer(
+    mode: Mode, gate: Gate, number: signal.Signals
+) -> None:
+    with busy(gate, mode, f"cut {number}", budget=1) as b:
         sent = time.monotonic()
         b.server.signal(number)
         running, queued, uploading = b.running.answer(), b.queued.answer(), b.uploading.answer()
@@ -105,10 +110,11 @@ def test_at_the_end_of_the_budget_each_one_left_gets_its_own_answer(gate: Gate, 
         assert cut < 1 + 0.25 + 0.5
         assert gone < 1 + 1
         assert code == exit_code_of_uvicorn(number)
+        b.server.wait_gone()
 
 
-def test_a_signal_to_the_whole_group_and_one_more_soon_after_are_one_signal(gate: Gate) -> None:
-    with busy(gate, "group", budget=15, group=True) as b:
+def test_a_signal_to_the_whole_group_and_one_more_soon_after_are_one_signal(mode: Mode, gate: Gate) -> None:
+    with busy(gate, mode, "group", budget=15, group=True) as b:
         os.killpg(b.server.process.pid, signal.SIGINT)
         wait_unready(b.server)
         os.killpg(b.server.process.pid, signal.SIGTERM)
@@ -121,8 +127,8 @@ def test_a_signal_to_the_whole_group_and_one_more_soon_after_are_one_signal(gate
         assert b.server.wait() == exit_code_of_uvicorn(signal.SIGINT)
 
 
-def test_a_later_second_signal_is_passed_on_at_once(gate: Gate) -> None:
-    with busy(gate, "second", budget=60) as b:
+def test_a_later_second_signal_is_passed_on_at_once(mode: Mode, gate: Gate) -> None:
+    with busy(gate, mode, "second", budget=60) as b:
         b.server.signal(signal.SIGTERM)
         wait_unready(b.server)
         later = time.monotonic() + 2.1
@@ -133,8 +139,8 @@ def test_a_later_second_signal_is_passed_on_at_once(gate: Gate) -> None:
         assert b.idle.closed()
 
 
-def test_a_drain_that_the_program_began_leaves_the_server_to_its_owner(gate: Gate) -> None:
-    with serving("tests.e2e.programs.drainable:app", env={"OFFLOOP_DRAIN_TIMEOUT": "5"}) as server:
+def test_a_drain_that_the_program_began_leaves_the_server_to_its_owner(mode: Mode) -> None:
+    with serving("tests.e2e.programs.drainable:app", env=mode.env(1, drain_timeout=5)) as server:
         assert httpx.post(f"{server.url}/drain").status_code == 200
         wait_unready(server)
         assert httpx.post(f"{server.url}/echo", json={"n": 1}).json()["reason"] == "draining"
@@ -143,19 +149,19 @@ def test_a_drain_that_the_program_began_leaves_the_server_to_its_owner(gate: Gat
         assert server.wait() == exit_code_of_uvicorn(signal.SIGTERM)
 
 
-def test_an_idle_drain_ends_within_a_tenth_of_a_second(tmp_path: Path) -> None:
+def test_an_idle_drain_ends_within_a_tenth_of_a_second(mode: Mode, tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
-    with serving(APP, env={"OFFLOOP_EVENT_LOG": str(log)}) as server:
+    with serving(APP, env=mode.env(2, event_log=log)) as server:
         assert httpx.post(f"{server.url}/echo", json={"n": 1}).status_code == 200
         server.signal(signal.SIGTERM)
         server.wait()
     times = {event["kind"]: event["t"] for event in events_of(log)}
     assert times["drain_end"] - times["drain_begin"] < 0.1
-    assert times["close"] - times["drain_begin"] < 0.1 + 0.5  # the loops' threads and the log itself
+    assert times["close"] - times["drain_begin"] < 0.1 + 0.5  # the loops' threads or processes, and the log itself
 
 
-def test_admission_goes_on_for_the_drain_delay(gate: Gate) -> None:
-    with serving(APP, env={"OFFLOOP_DRAIN_DELAY": "1.0"}) as server:
+def test_admission_goes_on_for_the_drain_delay(mode: Mode) -> None:
+    with serving(APP, env=mode.env(1, drain_delay=1.0)) as server:
         server.signal(signal.SIGTERM)
         wait_unready(server)
         assert httpx.post(f"{server.url}/echo", json={"n": 3}).json()["n"] == 3

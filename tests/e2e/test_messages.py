@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.server import Server
+from tests.support.modes import Mode
+from tests.support.server import Server, serving
 from tests.support.wire import Wire
 
 
@@ -122,12 +123,16 @@ def test_a_websocket_path_answers_404_until_it_is_served(client: httpx.Client, s
     assert sum("/assemblies/stream" in line for line in server.lines) == 1
 
 
-def test_the_log_records_of_a_node_carry_its_request(tmp_path: Path) -> None:
-    from tests.support.server import serving
-
-    with serving("tests.e2e.programs.logged:app") as server:
+def test_the_log_records_of_a_node_carry_its_request_and_its_process(mode: Mode) -> None:
+    process = "worker-0" if mode is Mode.PROCESS else "MainProcess"
+    with serving("tests.e2e.programs.logged:app", env=mode.env(1)) as server:
         httpx.post(f"{server.url}/echo", json={"n": 31}, headers={"x-request-id": "label-31"})
-        server.wait_line(r"echoing 31 request_id=label-31 endpoint=echo")
+        server.wait_line(rf"^INFO {process} documents: echoing 31 request_id=label-31 endpoint=echo$")
+        httpx.post(f"{server.url}/failing", json={"how": "raise"}, headers={"x-request-id": "label-32"})
+        server.wait_line(rf"^ERROR {process} offloop\.nodes: fail: .* request_id=label-32 endpoint=fail$")
+        server.wait_line(r"^ValueError: a secret that nobody outside may read$")  # an operator may
+        server.wait_line(r'^  File ".*nodes\.py", line \d+, in fail$')
+    assert "Logging error" not in server.log
 
 
 BIG = 50 * 2**20

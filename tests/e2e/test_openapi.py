@@ -28,6 +28,7 @@ from tests.e2e.conftest import APP
 from tests.e2e.programs import app as program
 from tests.e2e.test_rloop import wait_in_flight
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Answer, Wire
 from tests.unit.demo.pdfs import pdf
@@ -175,9 +176,8 @@ def test_what_is_answered_late_is_as_documented(document: dict[str, Any], server
     gate.open("documented")
 
 
-def test_what_is_answered_under_load_is_as_documented(document: dict[str, Any], gate: Gate) -> None:
-    env = {"OFFLOOP_THREADS": "1", "OFFLOOP_QUEUE_LIMIT": "7"}
-    with serving(APP, env=env) as small, ThreadPoolExecutor(8) as callers:
+def test_what_is_answered_under_load_is_as_documented(document: dict[str, Any], mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(1, queue_limit=7)) as small, ThreadPoolExecutor(8) as callers:
         url = f"{small.url}/gated"
         first = callers.submit(httpx.post, url, json={"name": "load"}, timeout=30)
         gate.wait("load")
@@ -207,7 +207,7 @@ CONFIG = {
 EXAMPLES = settings(
     max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
-SEEN: set[tuple[str, int]] = set()
+SEEN: dict[Mode, set[tuple[str, int]]] = {mode: set() for mode in Mode}
 SHORTENED = {"upload-timeout", "expired-in-queue", "deadline-exceeded"}
 """What a caller meets who leaves too little time by `X-Request-Timeout`, whatever else was right or wrong."""
 
@@ -245,8 +245,8 @@ EXCLUDED: dict[str, list[Any]] = {
 
 
 @pytest.fixture(scope="module")
-def demonstration() -> Iterator[Server]:
-    with serving("offloop.demo.app:app") as server:
+def demonstration(mode: Mode) -> Iterator[Server]:
+    with serving("offloop.demo.app:app", env=mode.env()) as server:
         yield server
 
 
@@ -263,19 +263,19 @@ def test_real_documents_are_answered_as_documented(demonstration: Server, path: 
 
 @DEMO.parametrize()
 @EXAMPLES
-def test_the_demo_answers_as_its_document_says(case: schemathesis.Case, demonstration: Server) -> None:
-    held_against_the_document(case, demonstration)
+def test_the_demo_answers_as_its_document_says(case: schemathesis.Case, mode: Mode, demonstration: Server) -> None:
+    held_against_the_document(case, mode, demonstration)
 
 
 @PROGRAM.parametrize()
 @EXAMPLES
-def test_the_program_answers_as_its_document_says(case: schemathesis.Case, server: Server) -> None:
-    held_against_the_document(case, server)
+def test_the_program_answers_as_its_document_says(case: schemathesis.Case, mode: Mode, server: Server) -> None:
+    held_against_the_document(case, mode, server)
 
 
-def held_against_the_document(case: schemathesis.Case, server: Server) -> None:
+def held_against_the_document(case: schemathesis.Case, mode: Mode, server: Server) -> None:
     answer = case.call(server.url)
-    SEEN.add((case.operation.label, answer.status_code))
+    SEEN[mode].add((case.operation.label, answer.status_code))
     excluded = EXCLUDED.get(case.path, [])
     said = answer.json() if answer.headers.get("content-type") == [PROBLEM] else {}
     if "X-Request-Timeout" in (case.headers or {}) and said.get("reason") in SHORTENED:
@@ -283,11 +283,11 @@ def held_against_the_document(case: schemathesis.Case, server: Server) -> None:
     case.validate_response(answer, excluded_checks=excluded)
 
 
-def test_what_was_tried_succeeded_and_failed() -> None:
+def test_what_was_tried_succeeded_and_failed(mode: Mode) -> None:
     assert {
         ("POST /documents", 200), ("POST /documents", 415), ("POST /documents/keywords", 422),
         ("POST /texts/keywords", 200), ("POST /texts/keywords", 415), ("POST /texts/keywords", 422),
         ("GET /items/{item}", 200), ("GET /items/{item}", 422), ("PUT /items/{item}", 204), ("PUT /items/{item}", 422),
         ("POST /blobs", 200), ("POST /anything", 200), ("POST /letters", 200), ("POST /failing", 500),
         ("GET /offloop/status", 200), ("GET /offloop/metrics", 200), ("GET /offloop/readyz", 200),
-    } <= SEEN  # fmt: skip
+    } <= SEEN[mode]  # fmt: skip

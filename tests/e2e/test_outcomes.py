@@ -1,4 +1,4 @@
-"""Every row of the table of HTTP outcomes, met by a real client at a real server."""
+"""Every row of the table of HTTP outcomes, met by a real client at a real server in every mode."""
 
 import json
 from collections.abc import Iterator
@@ -12,10 +12,16 @@ from offloop import errors
 from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_in_flight
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Answer, Wire
 
 SEEN: set[str] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_each_mode(mode: Mode) -> None:
+    SEEN.clear()
 
 
 def assert_problem(answer: httpx.Response | Answer, status: int, reason: str) -> dict[str, Any]:
@@ -39,16 +45,15 @@ def assert_problem(answer: httpx.Response | Answer, status: int, reason: str) ->
 
 
 @pytest.fixture(scope="module")
-def small(gate: Gate) -> Iterator[Server]:
+def small(mode: Mode, gate: Gate) -> Iterator[Server]:
     """A server with narrow limits: one loop, two places, a little memory."""
-    env = {"OFFLOOP_THREADS": "1", "OFFLOOP_QUEUE_LIMIT": "2", "OFFLOOP_QUEUE_BYTES": "400000"}
-    with serving(APP, env=env) as server:
+    with serving(APP, env=mode.env(1, queue_limit=2, queue_bytes=400_000)) as server:
         yield server
 
 
-def test_loops_that_were_never_started() -> None:
+def test_loops_that_were_never_started(mode: Mode) -> None:
     # An app whose lifespan never runs: the loops were not started.
-    with serving(APP, "--lifespan", "off") as server:
+    with serving(APP, "--lifespan", "off", env=mode.env()) as server:
         with Wire(server.port) as wire:
             wire.post("/echo", {"n": 1})
             said = assert_problem(wire.answer(), 503, "backend-unavailable")
@@ -177,14 +182,14 @@ def test_work_that_ends_without_a_reply(client: httpx.Client) -> None:
     assert_problem(client.post("/failing", json={"how": "silence"}), 500, "no-reply")
 
 
-def test_debug_adds_the_traceback() -> None:
-    with serving(APP, env={"OFFLOOP_DEBUG": "true"}) as server:
+def test_debug_adds_the_traceback(mode: Mode) -> None:
+    with serving(APP, env=mode.env(1, debug=True)) as server:
         said = httpx.post(f"{server.url}/failing", json={"how": "raise"}).json()
     assert "a secret that nobody outside may read" in json.dumps(said)
 
 
 def test_every_row_of_the_table_was_met() -> None:
-    # Draining and drain-cut are met in the tests of the drain; a worker is not lost in thread mode; nobody is told
-    # that he has gone.
+    # Draining and drain-cut are met in the tests of the drain, lost workers in those of deaths (there are none in
+    # thread mode); nobody is told that he has gone.
     elsewhere = {"draining", "drain-cut", "worker-lost", "cancelled"}
     assert set(errors.BY_REASON) - elsewhere <= SEEN

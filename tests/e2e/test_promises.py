@@ -1,4 +1,4 @@
-"""The promises, checked by `offloop verify` from the event log of a real server under a real, mixed load.
+"""The promises, in every mode, checked by `offloop verify` from the event log of a real server under a mixed load.
 
 The load is seeded; what the machine makes of it is not, and need not be: the promises hold whatever happens.
 """
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -19,13 +20,14 @@ from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_in_flight
 from tests.support.gate import Gate
 from tests.support.load import LATE, PASSING, Load
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Wire
 
 OFFLOOP = Path(sys.executable).with_name("offloop")
-NARROW = {"OFFLOOP_THREADS": "3", "OFFLOOP_QUEUE_LIMIT": "14", "OFFLOOP_DRAIN_TIMEOUT": "1"}
+NARROW: dict[str, Any] = {"queue_limit": 14, "drain_timeout": 1}
 HELD = dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 9), "held") | {7: "not checkable"}
-"""Of a server that drained: in thread mode no worker dies alone."""
+"""Of a server that drained and whose workers lived until then: deaths have tests of their own."""
 MET = {
     "terminal": {
         "ok", "invalid-payload", "too-many-pages", "gone", "node-failed", "no-reply", "cancelled", "upload-timeout",
@@ -113,9 +115,9 @@ def wait_refused(server: Server) -> None:
     raise AssertionError("it went on admitting")
 
 
-def test_they_hold_under_a_mixed_load_that_a_signal_ends(gate: Gate, tmp_path: Path) -> None:
+def test_they_hold_under_a_mixed_load_that_a_signal_ends(mode: Mode, gate: Gate, tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
-    with serving(APP, env={**NARROW, "OFFLOOP_EVENT_LOG": str(log)}) as server:
+    with serving(APP, env=mode.env(3, event_log=log, **NARROW)) as server:
         leave_the_queue(server, gate, 3)
         with Load(server.port, gate, callers=8, seed=1) as load:
             load.wait(2500)
@@ -133,8 +135,8 @@ def test_they_hold_under_a_mixed_load_that_a_signal_ends(gate: Gate, tmp_path: P
     assert not missed(log)
 
 
-def test_they_hold_in_two_server_processes_whose_logs_are_read_together(gate: Gate, tmp_path: Path) -> None:
-    env = {**NARROW, "OFFLOOP_EVENT_LOG": str(tmp_path / "{host} {pid}.jsonl")}
+def test_they_hold_in_two_server_processes_whose_logs_are_read_together(mode: Mode, gate: Gate, tmp_path: Path) -> None:
+    env = mode.env(3, event_log=tmp_path / "{host} {pid}.jsonl", **NARROW)
     with serving(APP, "--workers", "2", env=env) as server:
         server.wait_open()
         wait_logs(tmp_path, server, 2)
@@ -152,9 +154,9 @@ def test_they_hold_in_two_server_processes_whose_logs_are_read_together(gate: Ga
         assert verdicts(log).items() >= {1: "held", 2: "held", 8: "held"}.items()
 
 
-def test_a_log_that_was_tampered_with_is_found_out(gate: Gate, tmp_path: Path) -> None:
+def test_a_log_that_was_tampered_with_is_found_out(mode: Mode, tmp_path: Path) -> None:
     log, told = tmp_path / "events.jsonl", tmp_path / "told.jsonl"
-    with serving(APP, env={"OFFLOOP_EVENT_LOG": str(log)}) as server:
+    with serving(APP, env=mode.env(1, event_log=log)) as server:
         for n in range(20):
             assert httpx.post(f"{server.url}/echo", json={"n": n}).status_code == 200
         server.signal(signal.SIGTERM)

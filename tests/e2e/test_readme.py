@@ -32,8 +32,8 @@ def ask_at_once(url: str, callers: int) -> list[httpx.Response]:
         return list(pool.map(lambda _: client.post(f"{url}/hashes", json=PASSWORD), range(callers)))
 
 
-def test_the_program_answers(program):
-    with serving("web:app", "--app-dir", str(program)) as server:
+def test_the_program_answers_in_every_mode(program, mode):
+    with serving("web:app", "--app-dir", str(program), env=mode.env()) as server:
         answer = httpx.post(f"{server.url}/hashes", json=PASSWORD, timeout=20)
     assert answer.status_code == 200
     assert answer.json().keys() == {"salt", "hash"}

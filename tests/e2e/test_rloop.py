@@ -1,26 +1,18 @@
-"""The specification's five test cases, in thread mode, with a real server and real clients."""
+"""The specification's five test cases, in every mode, with a real server and real clients."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
 
 from tests.e2e.conftest import APP
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 
-MODES = ["thread"]
 
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def test_rloop_01_blocking_loops_do_not_block_the_acceptance_of_requests(mode: str, gate: Gate) -> None:
-    env = {"OFFLOOP_MODE": mode, "OFFLOOP_THREADS": "2"}
-    with serving(APP, env=env) as server, ThreadPoolExecutor(4) as callers:
+def test_rloop_01_blocking_loops_do_not_block_the_acceptance_of_requests(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(2)) as server, ThreadPoolExecutor(4) as callers:
         blocked = [
             callers.submit(httpx.post, f"{server.url}/gated", json={"name": "rloop-01"}, timeout=30) for _ in range(4)
         ]
@@ -35,9 +27,8 @@ def test_rloop_01_blocking_loops_do_not_block_the_acceptance_of_requests(mode: s
         assert [caller.result().status_code for caller in blocked] == [200] * 4
 
 
-def test_rloop_02_a_graceful_stop_drains_what_is_in_flight_within_its_budget(mode: str, gate: Gate) -> None:
-    env = {"OFFLOOP_MODE": mode, "OFFLOOP_THREADS": "1", "OFFLOOP_DRAIN_TIMEOUT": "15"}
-    with serving(APP, env=env) as server, ThreadPoolExecutor(2) as callers:
+def test_rloop_02_a_graceful_stop_drains_what_is_in_flight_within_its_budget(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(1, drain_timeout=15)) as server, ThreadPoolExecutor(2) as callers:
         running = callers.submit(httpx.post, f"{server.url}/gated", json={"name": "running"}, timeout=30)
         gate.wait("running")
         queued = callers.submit(httpx.post, f"{server.url}/gated", json={"name": "queued"}, timeout=30)
@@ -53,8 +44,8 @@ def test_rloop_02_a_graceful_stop_drains_what_is_in_flight_within_its_budget(mod
         assert server.wait() == -signal.SIGTERM
 
 
-def test_rloop_03_a_time_out_has_its_own_answer_and_leaves_no_waiter(mode: str, gate: Gate) -> None:
-    with serving(APP, env={"OFFLOOP_MODE": mode, "OFFLOOP_THREADS": "1"}) as server:
+def test_rloop_03_a_time_out_has_its_own_answer_and_leaves_no_waiter(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(1)) as server:
         answer = httpx.post(f"{server.url}/brief", json={"name": "rloop-03"}, timeout=30)
         assert (answer.status_code, answer.json()["reason"]) == (504, "deadline-exceeded")
         assert answer.json()["started"] is True
@@ -65,9 +56,8 @@ def test_rloop_03_a_time_out_has_its_own_answer_and_leaves_no_waiter(mode: str, 
         assert "offloop_late_replies_total 1" in httpx.get(f"{server.url}/offloop/metrics").text
 
 
-def test_rloop_04_the_overload_policy_answers_when_limits_are_reached(mode: str, gate: Gate) -> None:
-    env = {"OFFLOOP_MODE": mode, "OFFLOOP_THREADS": "1", "OFFLOOP_QUEUE_LIMIT": "2"}
-    with serving(APP, env=env) as server, ThreadPoolExecutor(8) as callers:
+def test_rloop_04_the_overload_policy_answers_when_limits_are_reached(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(1, queue_limit=2)) as server, ThreadPoolExecutor(8) as callers:
         first = callers.submit(httpx.post, f"{server.url}/gated", json={"name": "rloop-04"}, timeout=30)
         gate.wait("rloop-04")
         queued = [
@@ -83,9 +73,9 @@ def test_rloop_04_the_overload_policy_answers_when_limits_are_reached(mode: str,
         assert {caller.result().status_code for caller in [first, *queued]} == {200}
 
 
-def test_rloop_05_a_hundred_callers_with_one_label_get_a_hundred_replies_of_their_own(mode: str) -> None:
+def test_rloop_05_a_hundred_callers_with_one_label_get_a_hundred_replies_of_their_own(mode: Mode) -> None:
     with (
-        serving(APP, env={"OFFLOOP_MODE": mode}) as server,
+        serving(APP, env=mode.env()) as server,
         ThreadPoolExecutor(20) as callers,
         httpx.Client(base_url=server.url, headers={"x-request-id": "the-same"}, timeout=30) as client,
     ):

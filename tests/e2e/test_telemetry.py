@@ -1,4 +1,6 @@
-"""What an operator sees: health, readiness, metrics and status of a real server; and traces that go on in a node."""
+"""What an operator sees: health, readiness, metrics and status of a real server; and traces that go on in a node;
+in every mode.
+"""
 
 import json
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from tests.e2e.conftest import APP
 from tests.e2e.programs.app import off
 from tests.e2e.test_rloop import wait_in_flight, wait_unready
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 from tests.support.server import Server, serving
 from tests.support.wire import Wire
 
@@ -75,9 +78,9 @@ def status_of(server: Server) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def used(gate: Gate) -> Iterator[Server]:
+def used(mode: Mode, gate: Gate) -> Iterator[Server]:
     """A server that has answered a little of everything, and is at rest."""
-    with serving(APP, env={"OFFLOOP_THREADS": "2"}) as server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with serving(APP, env=mode.env(2)) as server, httpx.Client(base_url=server.url, timeout=30) as client:
         for n in range(5):
             assert client.post("/echo", json={"n": n}).status_code == 200
         for _ in range(2):
@@ -166,11 +169,11 @@ def test_nothing_that_a_caller_sends_becomes_a_label(used: Server) -> None:
 # ---- status, health and readiness
 
 
-def test_the_status_of_a_server_at_rest(used: Server) -> None:
+def test_the_status_of_a_server_at_rest(mode: Mode, used: Server) -> None:
     said = status_of(used)
     endpoints = off.program.endpoints
     assert said == {
-        "mode": "thread", "state": "serving", "ready": True, "queue_depth": 0, "queue_limit": 100, "queue_bytes": 0,
+        "mode": mode, "state": "serving", "ready": True, "queue_depth": 0, "queue_limit": 100, "queue_bytes": 0,
         "endpoints": {name: {"in_flight": 0, "limit": of.max_in_flight} for name, of in endpoints.items()},
         "workers": {"idle": 2, "busy": 0, "overdue": 0, "wedged": 0}, "refused": 2, "cut": 0,
     }  # fmt: skip
@@ -183,9 +186,9 @@ def test_health_and_readiness_of_a_server_at_rest(used: Server) -> None:
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_before_the_start_the_operator_is_told_so() -> None:
-    with serving(APP, "--lifespan", "off") as server:
-        assert status_of(server) == {"mode": "thread", "state": "new", "ready": False}
+def test_before_the_start_the_operator_is_told_so(mode: Mode) -> None:
+    with serving(APP, "--lifespan", "off", env=mode.env()) as server:
+        assert status_of(server) == {"mode": mode, "state": "new", "ready": False}
         assert httpx.get(f"{server.url}/offloop/livez").status_code == 200
         metrics = httpx.get(f"{server.url}/offloop/metrics")
         assert (metrics.status_code, metrics.content) == (200, b"")
@@ -200,10 +203,10 @@ def unready(server: Server, reason: str) -> None:
     assert answer.headers["retry-after"]
 
 
-def test_readiness_is_false_from_the_instant_in_which_a_drain_begins() -> None:
+def test_readiness_is_false_from_the_instant_in_which_a_drain_begins(mode: Mode) -> None:
     # It goes on admitting for the delay: readiness alone tells a load balancer.
     with (
-        serving("tests.e2e.programs.drainable:app", env={"OFFLOOP_DRAIN_DELAY": "5"}) as server,
+        serving("tests.e2e.programs.drainable:app", env=mode.env(1, drain_delay=5)) as server,
         Wire(server.port) as wire,
     ):
         wire.head("POST /drain", content_length="0")
@@ -218,8 +221,8 @@ def test_readiness_is_false_from_the_instant_in_which_a_drain_begins() -> None:
 
 
 def test_while_all_loops_are_wedged_the_server_lives_and_is_not_ready(gate: Gate) -> None:
-    env = {"OFFLOOP_THREADS": "1", "OFFLOOP_KILL_GRACE": "0.1"}
-    with serving(APP, env=env) as server:
+    # In process mode a wedged loop is killed with its process, and its place is taken at once.
+    with serving(APP, env=Mode.THREAD.env(1, kill_grace=0.1)) as server:
         assert httpx.get(f"{server.url}/offloop/readyz").status_code == 200
         for held in (1, 2):  # the loop there is, and the fresh one in its place
             assert httpx.post(f"{server.url}/brief", json={"name": "stuck"}, timeout=30).status_code == 504
@@ -243,9 +246,8 @@ def wait_ready(server: Server) -> None:
     raise AssertionError("readiness stayed false")
 
 
-def test_the_operator_is_answered_while_every_loop_is_held_and_the_queue_is_full(gate: Gate) -> None:
-    env = {"OFFLOOP_THREADS": "2", "OFFLOOP_QUEUE_LIMIT": "3"}
-    with serving(APP, env=env) as server, ExitStack() as stack:
+def test_the_operator_is_answered_while_every_loop_is_held_and_the_queue_is_full(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=mode.env(2, queue_limit=3)) as server, ExitStack() as stack:
         wires = [stack.enter_context(Wire(server.port)) for _ in range(5)]
         for wire in wires[:2]:
             wire.post("/gated", {"name": "full"})
@@ -290,8 +292,8 @@ def test_a_malformed_trace_harms_nobody(client: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["trace_id"]) == (200, "0" * 32)
 
 
-def test_where_tracing_is_set_up_the_work_is_a_span_of_the_callers_trace() -> None:
-    with serving("tests.e2e.programs.traced:app") as server:
+def test_where_tracing_is_set_up_the_work_is_a_span_of_the_callers_trace(mode: Mode) -> None:
+    with serving("tests.e2e.programs.traced:app", env=mode.env(1)) as server:
         headers = {"traceparent": TRACEPARENT, "x-request-id": "traced"}
         said = httpx.post(f"{server.url}/traces", json={"n": 1}, headers=headers).json()
         assert said["trace_id"] == TRACE
@@ -310,5 +312,5 @@ def test_where_tracing_is_set_up_the_work_is_a_span_of_the_callers_trace() -> No
 
 
 def span_of(server: Server, name: str) -> dict[str, Any]:
-    span: dict[str, Any] = json.loads(server.wait_line(rf'^span (.*"name": "{name}".*)').group(1))
+    span: dict[str, Any] = json.loads(server.wait_line(rf'^(?:\[worker 0\] )?span (.*"name": "{name}".*)').group(1))
     return span

@@ -1,7 +1,9 @@
 """The program that the end-to-end tests run: one endpoint for each way of behaving."""
 
 import logging
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -75,6 +77,17 @@ class Traced(BaseModel):
     span_id: str
     is_remote: bool
     tenant: str | None
+
+
+class Look(BaseModel):
+    name: str = ""
+
+
+class Surroundings(BaseModel):
+    pid: int
+    worker_index: str | None
+    thread: str
+    modules: list[str]
 
 
 class Part(BaseModel):
@@ -198,6 +211,19 @@ def trace(message: Echo) -> Traced:
         span_id=f"{span.span_id:016x}",
         is_remote=span.is_remote,
         tenant=None if tenant is None else str(tenant),
+    )
+
+
+@endpoint(http="GET /surroundings")
+def look(query: Look) -> Surroundings:
+    """Say where it runs; wait at the gate before, if there is a name for it."""
+    if query.name:
+        hold(query.name)
+    return Surroundings(
+        pid=os.getpid(),
+        worker_index=os.environ.get("OFFLOOP_WORKER_INDEX"),
+        thread=threading.current_thread().name,
+        modules=sorted(sys.modules),
     )
 
 

@@ -1,20 +1,9 @@
-"""The app in a process that traces: each span is a line of JSON on its output."""
+"""The app whose program traces."""
 
-import json
+from fastapi import FastAPI
 
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from offloop import Offloop
+from offloop.fastapi import OffloopRouter, exception_handlers
 
-from tests.e2e.programs.app import app
-
-
-def line(span: ReadableSpan) -> str:
-    return f"span {json.dumps(json.loads(span.to_json()))}\n"
-
-
-provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=line)))
-trace.set_tracer_provider(provider)
-
-__all__ = ["app"]
+app = FastAPI(exception_handlers=exception_handlers)
+app.include_router(OffloopRouter(Offloop("tests.e2e.programs.nodes", "tests.e2e.programs.tracing")))
