@@ -79,7 +79,7 @@ class Deafened(LocalTransport):
     def detach(self, name: str, cause: str) -> None:
         super().detach(name, cause)
         for link in self._links.values():
-            self._loop.remove_reader(link.work.line.fileno())
+            self._loop.remove_reader(link.line.fileno())
 
 
 BROKEN: Sequence[tuple[type[LocalTransport], str]] = [

@@ -138,15 +138,17 @@ class WorkConformance(Suite):
         put(web, ends, *sent)
         begun: list[str] = []
         withdrawn: set[str] = set()
-        over = threading.Event()
+        some, over = threading.Event(), threading.Event()
 
         def work() -> None:
             while (delivery := ends.source.get(SHORT)) is not None or not over.is_set():
                 if delivery is not None and delivery.begin():
                     begun.append(delivery.envelope.rid)
+                    some.set()
 
         def withdraw() -> None:
             try:
+                assert some.wait(DEADLINE), "no loop has begun anything"
                 withdrawn.update(each.rid for each in reversed(sent) if self.taken_back(web, ends, each.rid))
             finally:
                 over.set()

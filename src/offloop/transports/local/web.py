@@ -11,148 +11,19 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
-
-import msgspec
 
 from offloop.clock import Clock, monotonic
 from offloop.errors import Cancelled, PayloadTooLarge
 from offloop.events import Event, Events, Kind
 from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
-from offloop.transports.local.frames import (
-    Answers,
-    Cancel,
-    Failed,
-    Progress,
-    Reader,
-    Ready,
-    Reported,
-    Said,
-    Setup,
-    Stop,
-    Withdraw,
-    plain,
-    work,
-)
+from offloop.transports.local.frames import Cancel, Failed, Progress, Ready, Reported, Setup, Stop, Withdraw, work
+from offloop.transports.local.link import Attendant, Held, Link
 from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
-AT_ONCE = 512
-"""Pieces that one system call takes (IOV_MAX is 1024 on Linux and macOS)."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
-SMALL = 2**15
-"""Bytes of a piece that is copied rather than sent from where it lies."""
-
-
-class Attendant(Protocol):
-    """Whoever looks after a worker process."""
-
-    def said(self, worker: str, said: Said) -> None:
-        """It is starting, ready, or cannot start."""
-
-    def silent(self, worker: str, why: str) -> None:
-        """Nothing more will come from it: its socket has ended, or what it sent cannot be understood. Once."""
-
-    def worn(self, worker: str) -> None:
-        """It has been handed as many requests as it may. Once."""
-
-
-class Held(msgspec.Struct, eq=False):
-    """What a worker was handed and has not finished."""
-
-    rid: str
-    attempt: int
-    endpoint: str
-    deadline: float
-    link: "Link"
-    place: int
-    number: int
-    asked: bool = False
-    finished: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Outbox:
-    """What is to be sent on one socket, in order.
-
-    `unsent` may still be taken back, by number; `rest` has been begun and must be finished.
-    """
-
-    line: socket.socket
-    unsent: dict[int, list[bytes]] = field(default_factory=dict)
-    rest: list[memoryview] = field(default_factory=list)
-    blocked: bool = False
-
-    def flush(self) -> bool:
-        """Send what can be sent now; False if something is left."""
-        try:
-            while self.rest or self.unsent:
-                if not self.rest:
-                    self._begin()
-                self._sent(self.line.sendmsg(self.rest[:AT_ONCE]))
-        except BlockingIOError:
-            return False
-        except OSError:  # it has gone; its end-of-file says so
-            self.rest.clear()
-            self.unsent.clear()
-        return True
-
-    def _begin(self) -> None:
-        """Small pieces become one: that is cheaper than to have the system gather them."""
-        small: list[bytes] = []
-        for pieces in self.unsent.values():
-            for piece in pieces:
-                if len(piece) <= SMALL:
-                    small.append(piece)
-                else:
-                    self.rest += (memoryview(b"".join(small)), memoryview(piece))
-                    small = []
-        if small:
-            self.rest.append(memoryview(b"".join(small)))
-        self.unsent.clear()
-
-    def _sent(self, count: int) -> None:
-        if len(self.rest) == 1 and len(self.rest[0]) == count:
-            self.rest.clear()
-            return
-        whole = 0
-        for piece in self.rest:
-            if len(piece) > count:
-                break
-            count -= len(piece)
-            whole += 1
-        del self.rest[:whole]
-        if count:
-            self.rest[0] = self.rest[0][count:]
-
-
-class Link:
-    """The web side's half of one worker: its sockets, its table, and what it holds."""
-
-    def __init__(
-        self,
-        name: str,
-        work: socket.socket,
-        control: socket.socket,
-        table: Table,
-        attendant: Attendant,
-        max_report: int,
-    ) -> None:
-        self.name = name
-        self.work = Outbox(work)
-        self.control = Outbox(control)
-        self.table = table
-        self.attendant = attendant
-        self.reader: Reader[Answers] = Reader(Answers, max_report)
-        self.places = list(range(len(table)))
-        self.handed = 0
-        self.holds = 0
-        self.limit = 0
-        self.silent = False
-        self.orders = 0
 
 
 class LocalTransport:
@@ -188,9 +59,9 @@ class LocalTransport:
         """Take a worker's sockets, tell it what it has to know, and listen to it."""
         for line in (work, control):
             line.setblocking(False)
-        link = self._links[name] = Link(name, work, control, table, attendant, self._max_report)
+        link = self._links[name] = Link(self._loop, name, work, control, table, attendant, self._max_report)
         self._loop.add_reader(work.fileno(), self._readable, link)
-        self._order(link, setup)
+        link.work.order(setup)
 
     def limit(self, name: str, requests: int) -> None:
         """Tell its attendant when it has been handed so many."""
@@ -203,7 +74,7 @@ class LocalTransport:
     def finish(self, name: str) -> None:
         """It is to end when everything that it was handed has ended."""
         if (link := self._links.get(name)) is not None:
-            self._order(link, Stop())
+            link.work.order(Stop())
 
     def running(self, name: str) -> list[str]:
         """What it has begun and not finished, in words."""
@@ -226,10 +97,9 @@ class LocalTransport:
         while not link.silent and (came := self._read(link)) is not None:
             reports += came
         self._see_begun(reports, link)
-        self._loop.remove_reader(link.work.line.fileno())
-        for outbox in (link.work, link.control):
-            self._loop.remove_writer(outbox.line.fileno())
-            outbox.line.close()
+        self._loop.remove_reader(link.line.fileno())
+        link.work.close()
+        link.control.close()
         for held in [held for held in self._held.values() if held.link is link]:
             del self._held[held.rid]
             self._unbegun.pop(held.rid, None)
@@ -266,7 +136,7 @@ class LocalTransport:
         outbox.unsent[number] = frame
         link.holds += 1
         if link.holds == 1:
-            self._push(outbox)  # its worker is idle
+            outbox.push()  # its worker is idle
         elif not outbox.blocked and link not in self._dirty:
             if not self._dirty:
                 self._loop.call_soon(self._flush)
@@ -283,13 +153,13 @@ class LocalTransport:
             return True
         if not held.asked:
             held.asked = True
-            self._tell(held.link, Withdraw(rid, held.number))
+            held.link.control.order(Withdraw(rid, held.number))
         return None
 
     def cancel(self, rid: str) -> None:
         held = self._held.get(rid)
         if held is not None:
-            self._tell(held.link, Cancel(rid))
+            held.link.control.order(Cancel(rid))
 
     def settle(self) -> None:
         reports: list[Report] = []
@@ -316,7 +186,7 @@ class LocalTransport:
     def _read(self, link: Link) -> list[Report] | None:
         """Read once; None if there is nothing now, or nothing any more."""
         try:
-            came = link.reader.read(link.work.line)
+            came = link.reader.read(link.line)
         except BlockingIOError:
             return None
         except OSError:  # ended with orders that it had not read
@@ -336,7 +206,7 @@ class LocalTransport:
 
     def _silence(self, link: Link, why: str) -> None:
         link.silent = True
-        self._loop.remove_reader(link.work.line.fileno())
+        self._loop.remove_reader(link.line.fileno())
         link.attendant.silent(link.name, why)
 
     def _reported(self, link: Link, report: Reported, reports: list[Report]) -> None:
@@ -358,7 +228,7 @@ class LocalTransport:
                 self._finishes(held, report)
             elif isinstance(report, Freed) and not held.finished:
                 # Nobody waits for it, and so its worker has sent no outcome.
-                self._finishes(held, Outcome(held.rid, Cancelled.reason, ended_at=monotonic()))
+                self._finishes(held, Outcome(held.rid, Cancelled.reason, ended_at=self._clock()))
             if isinstance(report, Freed) or (isinstance(report, Outcome) and report.last):
                 self._forget(held)
         reports.append(report)
@@ -400,31 +270,8 @@ class LocalTransport:
 
     # ---- out
 
-    def _order(self, link: Link, order: Setup | Stop) -> None:
-        """Behind all that was put before."""
-        link.orders -= 1  # numbers of its own kind, which no request has
-        link.work.unsent[link.orders] = plain(order)
-        self._push(link.work)
-
-    def _tell(self, link: Link, told: Withdraw | Cancel) -> None:
-        link.orders -= 1
-        link.control.unsent[link.orders] = plain(told)
-        self._push(link.control)
-
     def _flush(self) -> None:
         """Once in a turn of the event loop: what was put for a busy worker goes out together, and wakes it once."""
         dirty, self._dirty = self._dirty, []
         for link in dirty:
-            self._push(link.work)
-
-    def _push(self, outbox: Outbox) -> None:
-        if outbox.blocked or outbox.line.fileno() < 0:
-            return
-        if not outbox.flush():
-            outbox.blocked = True
-            self._loop.add_writer(outbox.line.fileno(), self._writable, outbox)
-
-    def _writable(self, outbox: Outbox) -> None:
-        if outbox.flush():
-            outbox.blocked = False
-            self._loop.remove_writer(outbox.line.fileno())
+            link.work.push()

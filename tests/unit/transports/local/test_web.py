@@ -12,7 +12,8 @@ from offloop.events import Event, Events, Kind
 from offloop.messages import Begun, Chunk, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
 from offloop.transports.local import frames
 from offloop.transports.local.frames import Cancel, Failed, Progress, Ready, Stop, Withdraw, Work
-from offloop.transports.local.web import Link, LocalTransport
+from offloop.transports.local.link import Link
+from offloop.transports.local.web import LocalTransport
 from tests.unit.transports.local.rig import DEADLINE, FAR, WorkerSide, envelope, setup
 
 NAME = "worker-0:1"
@@ -145,8 +146,8 @@ class Counting:
 
 async def test_many_puts_take_few_writes_and_arrive_in_their_order(web: Web) -> None:
     worker = web.worker(places=100)
-    line: Any = Counting(web.link().work.line)
-    web.link().work.line = line
+    line: Any = Counting(web.link().work._line)
+    web.link().work._line = line
     sent = [f"r{number}" for number in range(100)]
     orders = await put(web, worker, *sent)
     assert rids(orders) == sent
