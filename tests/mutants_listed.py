@@ -43,9 +43,34 @@ DEFECTS = (
     # ---- core/backlog.py
     Defect(
         "core/backlog.py",
-        "last=False)\n\n    def first",
-        "last=True)\n\n    def first",
+        "(envelope.rid, *reversed(before))",
+        "reversed(before)",
         "what came back waits behind all",
+    ),
+    Defect(
+        "core/backlog.py",
+        "(envelope.rid, *reversed(before))",
+        "(envelope.rid,)",
+        "what came back last is the first to go",
+    ),
+    Defect("core/backlog.py", "*reversed(before)", "*before", "what came back earlier is turned round"),
+    Defect(
+        "core/backlog.py",
+        "self._given_back.get(rid, order) < order",
+        "self._given_back.get(rid, 0) < order",
+        "what came back stands behind what was never handed out",
+    ),
+    Defect(
+        "core/backlog.py",
+        "        self._given_back.pop(rid, None)\n        return envelope",
+        "        return envelope",
+        "what came back once is remembered for ever",
+    ),
+    Defect(
+        "core/backlog.py",
+        "            self.line.pop(rid, None)\n            self._given_back.pop(rid, None)\n",
+        "            self.line.pop(rid, None)\n",
+        "what came back and left is remembered for ever",
     ),
     Defect("core/backlog.py", "popitem(last=False)", "popitem(last=True)", "the last to come is the first to go"),
     Defect("core/backlog.py", "            self.bytes -= size", "            pass", "bytes are reserved for ever"),
@@ -76,6 +101,18 @@ DEFECTS = (
         "a clock makes work cost less than nothing",
     ),
     Defect("core/durations.py", "endpoint, UNKNOWN)", "endpoint, 0)", "what nothing is known of counts as quick"),
+    Defect(
+        "core/durations.py",
+        "max(self._expected[endpoint], _cost(seconds))",
+        "_cost(seconds)",
+        "what has not ended makes a slow endpoint count as quick",
+    ),
+    Defect(
+        "core/durations.py",
+        "        if endpoint in self._expected:\n            self._expected[endpoint] = max(self._expected[endpoint], ",
+        "        if True:\n            self._expected[endpoint] = max(self._expected.get(endpoint, 0), ",
+        "what has not ended makes a new endpoint count as quick",
+    ),
     # ---- core/respawn.py
     Defect("core/respawn.py", "            self._failures = 0\n", "", "a place never recovers from its failures"),
     Defect(
@@ -176,9 +213,23 @@ DEFECTS = (
     ),
     Defect("core/crew.py", "by and holding.worker.name != by", "False", "the late word of a dead worker frees another"),
     # ---- core/crew.py: taking back
+    Defect("core/crew.py", "if due <= now:", "if True:", "what has just been handed out is taken back"),
     Defect(
-        "core/crew.py", "if since + STRANDED <= now:", "if since <= now:", "what has just been handed out is taken back"
+        "core/crew.py", "patience = STRANDED if free else STUCK", "patience = STRANDED", "it is taken back for nobody"
     ),
+    Defect(
+        "core/crew.py",
+        "patience = STRANDED if free else STUCK",
+        "patience = STUCK",
+        "a loop is free, and work lies elsewhere for long",
+    ),
+    Defect(
+        "core/crew.py",
+        "patience = STRANDED if free else STUCK",
+        'patience = STRANDED if free else float("inf")',
+        "what lies behind a hung node starves under a steady line",
+    ),
+    Defect("core/crew.py", "                worker.stuck = True\n", "", "what was taken back goes where it came from"),
     Defect(
         "core/crew.py",
         '                worker.buffered[rid] = float("inf")\n                w',
@@ -186,9 +237,17 @@ DEFECTS = (
         "it is asked back again and again",
     ),
     Defect(
-        "core/crew.py", "any(w.usable and w.held", "any(w.held", "work is taken back for a worker that may have none"
+        "core/crew.py",
+        "any(worker.usable and worker.held",
+        "any(worker.held",
+        "work is taken back for a worker that may have none",
     ),
-    Defect("core/crew.py", "w.usable and w.held < w.loops", "w.usable", "work is taken back though nobody is free"),
+    Defect(
+        "core/crew.py",
+        "worker.usable and worker.held < worker.loops",
+        "worker.usable",
+        "work is taken back though nobody is free",
+    ),
     Defect("core/crew.py", "max(0, worker.loops - len(worker.running))", "0", "what is about to begin is taken back"),
     Defect(
         "core/crew.py",
@@ -215,9 +274,21 @@ DEFECTS = (
     # ---- ingress/gateway.py
     Defect(
         "ingress/gateway.py",
-        "        if crew.reads_ahead and not backlog.line:\n            self._watch_crew()",
-        "        if False:\n            self._watch_crew()",
+        "            else:\n                self._watch_crew()",
+        "            else:\n                pass",
         "a loop is free, and nobody looks at what lies elsewhere",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "                self._look(self._clock() + STUCK)",
+        "                pass",
+        "nobody looks at what lies behind a hung node while there is a line",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "self._apply[type(report)](report)",
+        "self._apply[type(report)](report)\n                self._dispatch()",
+        "work is handed out before all is read that has come",
     ),
     Defect(
         "ingress/gateway.py",
@@ -226,25 +297,53 @@ DEFECTS = (
         "an end frees a loop unseen",
     ),
     Defect("ingress/gateway.py", "outcome.begun_at and not self", "not self", "what never began counts as having run"),
-    Defect("ingress/gateway.py", "outcome.ended_at - outcome.begun_at)", "0.0)", "every endpoint counts as quick"),
-    Defect("ingress/gateway.py", "            self._take_back(now)\n", "", "nothing is ever taken back"),
-    Defect("ingress/gateway.py", "reversed(given)", "given", "what is given back at once is turned round"),
     Defect(
         "ingress/gateway.py",
-        "for rid in self.crew.stranded(now) if",
-        "for rid in reversed(self.crew.stranded(now)) if",
-        "what is given back late is turned round",
+        "outcome.ended_at - outcome.begun_at if",
+        "0.0 if",
+        "every endpoint counts as quick",
     ),
     Defect(
         "ingress/gateway.py",
-        "            self._answered_for(rid, begun=False)\n\n    def _replace",
-        "            pass\n\n    def _replace",
+        "- outcome.begun_at if outcome.last else waiter.policy.timeout",
+        "- outcome.begun_at",
+        "what goes on after its reply counts as quick",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "self.crew.ran(waiter.policy.name, now - waiter.begun_at)",
+        "pass",
+        "what runs into its deadline counts as quick",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "self.crew.ran(waiter",
+        "self.crew.took(waiter",
+        "what was cancelled soon counts as quick",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            waiter.begun_at = 0.0\n",
+        "",
+        "an attempt that was lost counts for the next",
+    ),
+    Defect("ingress/gateway.py", "            self._take_back(now)\n", "", "nothing is ever taken back"),
+    Defect(
+        "ingress/gateway.py",
+        "        self._queued += 1\n",
+        "",
+        "what comes back stands in the order in which it came back",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "                self._answered_for(rid, begun=False)\n\n    def _replace",
+        "                pass\n\n    def _replace",
         "what a worker lets go at once is lost",
     ),
     Defect(
         "ingress/gateway.py",
-        "if self._sink.withdraw(rid)]",
-        "if self._sink.withdraw(rid) is not False]",
+        "if self._sink.withdraw(rid):",
+        "if self._sink.withdraw(rid) is not False:",
         "what was only asked back is handed out a second time",
     ),
     Defect(
@@ -255,7 +354,7 @@ DEFECTS = (
     ),
     Defect(
         "ingress/gateway.py",
-        "                self._queue_first(waiter)  # taken back for whoever is free\n                return\n",
+        "                self._queue_again(waiter)  # taken back for whoever is free\n                return\n",
         "                return\n",
         "what was taken back is lost",
     ),
@@ -267,9 +366,6 @@ DEFECTS = (
     ),
     Defect("ingress/gateway.py", "            self.crew.failed()\n", "            pass\n", "a failed start is no news"),
     Defect("ingress/gateway.py", "report.loops, report.replaces)", "report.loops)", "a successor is one more"),
-    Defect(
-        "ingress/gateway.py", "for rid in reversed(buffered):", "for rid in buffered:", "a death turns the order round"
-    ),
     Defect("ingress/gateway.py", "            waiter.attempt += 1\n", "", "a request begins without end"),
     Defect(
         "ingress/gateway.py",

@@ -6,10 +6,10 @@ out and asked back, and by the events; it reads nothing from the crew. It judges
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from offloop.core.crew import AHEAD, FAILED_STARTS, PATIENCE, STRANDED
+from offloop.core.crew import AHEAD, FAILED_STARTS, PATIENCE, STRANDED, STUCK
 from offloop.core.durations import OVERHEAD, UNKNOWN
 from offloop.events import Event
 from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone, WorkerUp
@@ -20,14 +20,23 @@ LOOKS_WITHIN = 0.004
 
 @dataclass
 class Lent:
-    """One request with a worker."""
+    """One request with a worker.
+
+    Attributes:
+        read_at: when something was read from any worker for the first time after it was handed out.
+        begun_at: as its worker said; 0.0 before that is read.
+        asked: it was asked back, and need not be once more.
+        replied: its outcome is told, and its work goes on.
+    """
 
     endpoint: str
     attempt: int
     at: float
     expected: int
-    begun: bool = False
+    read_at: float = float("inf")
+    begun_at: float = 0.0
     asked: bool = False
+    replied: bool = False
 
 
 @dataclass
@@ -46,11 +55,17 @@ class Worker:
     def free(self) -> bool:
         return self.usable and len(self.lent) < self.loops
 
+    def behind(self) -> dict[str, Lent]:
+        """What it holds that waits for a loop, but for what is about to begin in one that is free."""
+        waiting = [(rid, lent) for rid, lent in self.lent.items() if not lent.begun_at]
+        return dict(waiting[max(0, self.loops - (len(self.lent) - len(waiting))) :])
+
 
 class Account:
     """Of worker processes; threads share one buffer, and nobody decides who takes what.
 
     Args:
+        timeouts: seconds, by endpoint.
         read_ahead: how many more than its loops a worker may be handed at most.
         waits: whether that request, in that attempt, is still waited for.
         excused: the latest instant for what was due then.
@@ -58,11 +73,13 @@ class Account:
 
     def __init__(
         self,
+        timeouts: Mapping[str, float],
         read_ahead: int,
         waits: Callable[[str, int], bool],
         excused: Callable[[float, float], float],
     ) -> None:
         self.seen: Counter[str] = Counter()
+        self._timeouts = timeouts
         self._read_ahead = read_ahead
         self._waits = waits
         self._excused = excused
@@ -80,17 +97,22 @@ class Account:
             self._workers[event.worker].wedged = True
             self.seen["wedged"] += 1
             self._vacated(event.t)
+        elif event.kind == "terminal":
+            self._cut_short(event.rid, event.t)
 
     def report(self, report: Report, now: float) -> None:
         """Before it is applied."""
+        for worker in self._workers.values():
+            for lent in worker.lent.values():
+                lent.read_at = min(lent.read_at, now)
         match report:
             case WorkerUp():
                 self._up(report)
             case WorkerGone():
                 self._gone(report, now)
             case Begun(rid=rid, worker=name) if name in self._workers and rid in self._workers[name].lent:
-                self._workers[name].lent[rid].begun = True
-            case Outcome(last=True):
+                self._workers[name].lent[rid].begun_at = report.at
+            case Outcome():
                 self._ended(report)
             case Freed():
                 self._back(report.rid, report.worker)
@@ -115,11 +137,29 @@ class Account:
         self._vacated(now)
 
     def _ended(self, outcome: Outcome) -> None:
-        endpoint = self._back(outcome.rid, outcome.worker)
+        """Its reply has come. What goes on after it may take as long as its endpoint may."""
+        if outcome.last:
+            endpoint, seconds = self._back(outcome.rid, outcome.worker), outcome.ended_at - outcome.begun_at
+        else:
+            lent = self._workers[outcome.worker].lent[outcome.rid]
+            lent.replied = True
+            endpoint, seconds = lent.endpoint, self._timeouts[lent.endpoint]
+            self.seen["went on after its reply"] += 1
         if endpoint and outcome.begun_at and self._waits(outcome.rid, outcome.attempt):
             before = self._took.get(endpoint, 0)
-            latest = int((outcome.ended_at - outcome.begun_at) * 1e6) + OVERHEAD
+            latest = int(seconds * 1e6) + OVERHEAD
             self._took[endpoint] = latest if latest >= before else before - (before - latest) // 8
+
+    def _cut_short(self, rid: str, now: float) -> None:
+        """It ended before its work did: that takes so long, and nobody will be told how much longer."""
+        for worker in self._workers.values():
+            lent = worker.lent.get(rid)
+            if lent is not None and lent.begun_at and not lent.replied:
+                ran = int((now - lent.begun_at) * 1e6) + OVERHEAD
+                self.seen["cut short"] += 1
+                self.seen["cut short, and longer than was known"] += ran > self._took.get(lent.endpoint, UNKNOWN)
+                if lent.endpoint in self._took:
+                    self._took[lent.endpoint] = max(ran, self._took[lent.endpoint])
 
     def _back(self, rid: str, by: str = "") -> str:
         """It is with no worker any more; whose it was."""
@@ -135,40 +175,52 @@ class Account:
         elif self._vacant_since is None and self.seen["up"]:
             self._vacant_since = now
 
-    def asked_back(self, rid: str, answer: bool | None, *, stranded: bool) -> None:
-        """`stranded`: because another is free, and not because nobody waits for it."""
-        for worker in self._workers.values():
+    def asked_back(self, rid: str, answer: bool | None, now: float, *, stranded: bool) -> None:
+        """`stranded`: because it lies behind a busy loop for too long, and not because nobody waits for it."""
+        for name, worker in self._workers.items():
             if rid in worker.lent:
-                worker.lent[rid].asked = True
-                worker.stuck = worker.stuck or stranded
-                self.seen["asked back"] += stranded
-                self.seen["asked and not answered at once"] += stranded and answer is None
+                if stranded:
+                    self._too_long(rid, name, now)
+                    worker.stuck = True
+                    self.seen["asked and not answered at once"] += answer is None
+                worker.lent[rid].asked |= stranded or answer is None
         if answer:
             self._back(rid)
             self._given_back.add(rid)
 
     # ---- what it judges
 
+    def _too_long(self, rid: str, name: str, now: float) -> None:
+        """It is asked back: it has to lie behind a busy loop, and for so long as it must."""
+        worker, lent = self._workers[name], self._workers[name].lent[rid]
+        free = any(other.free for other in self._workers.values())
+        self.seen["asked back for a free loop" if free else "asked back though none is free"] += 1
+        assert not lent.asked, f"{rid} was asked back from {name} twice"
+        assert rid in worker.behind(), f"{rid} was asked back, and is about to begin"
+        assert lent.at + (STRANDED if free else STUCK) <= now, f"{rid} was asked back from {name} too early"
+
+    def _room(self, worker: Worker, endpoint: str) -> bool:
+        """Whether it is to be handed one more though its loops are busy: all it has will soon be done."""
+        work = self._took.get(endpoint, UNKNOWN) + sum(lent.expected for lent in worker.lent.values())
+        hangs = any(lent.begun_at and not self._waits(rid, lent.attempt) for rid, lent in worker.lent.items())
+        much = len(worker.lent) >= worker.loops + self._read_ahead or work > AHEAD * worker.loops
+        return worker.usable and not (much or hangs or worker.stuck)
+
     def handed(self, envelope: Envelope, name: str, now: float) -> None:
         """Work is handed to a free loop where there is one, and to a busy one only if all of it will soon be done."""
         worker = self._workers[name]
         assert worker.usable, f"{name} may have no more, and was handed {envelope.rid}"
-        expected = self._took.get(envelope.endpoint, UNKNOWN)
         least = min(len(other.lent) / other.loops for other in self._workers.values() if other.usable)
         if len(worker.lent) >= worker.loops:
             self.seen["ahead"] += 1
             assert not any(other.free for other in self._workers.values()), "it is read ahead, and a loop is free"
-            assert len(worker.lent) < worker.loops + self._read_ahead, f"{name} was handed more than it has room for"
-            work = expected + sum(lent.expected for lent in worker.lent.values())
-            assert work <= AHEAD * worker.loops, f"{name} has {work} us of work, and was handed more"
-            overdue = [rid for rid, lent in worker.lent.items() if lent.begun and not self._waits(rid, lent.attempt)]
-            assert not worker.stuck, f"{name} was handed {envelope.rid}, and ends nothing"
-            assert not overdue, f"{name} was handed {envelope.rid}, and runs {overdue} for nobody"
+            assert self._room(worker, envelope.endpoint), f"{name} was handed {envelope.rid}, and holds {worker}"
         else:
             assert len(worker.lent) / worker.loops == least, f"{name} is not the least busy"
         if envelope.rid in self._given_back:
             self._given_back.discard(envelope.rid)
             self.seen["taken back and handed again"] += 1
+        expected = self._took.get(envelope.endpoint, UNKNOWN)
         worker.lent[envelope.rid] = Lent(envelope.endpoint, envelope.attempt, now, expected)
 
     def available(self, now: float) -> bool | None:
@@ -189,18 +241,14 @@ class Account:
         assert self._vacant_since is None or self._failed_starts >= FAILED_STARTS or now - self._vacant_since > 4.99
         self.seen["refused for want of workers"] += 1
 
-    def look(self, now: float) -> None:
-        """After everything that happens on the event loop."""
+    def look(self, now: float, first: str | None) -> None:
+        """After everything that happens on the event loop. `first` is the endpoint of the first in line."""
         self._vacated(now)
         free = {name for name, worker in self._workers.items() if worker.free}
         self._free_since = {name: self._free_since.get(name, now) for name in free}
-        if not free:
-            return
-        free_since = min(self._free_since.values())
+        free_since = min(self._free_since.values(), default=float("inf"))
         for name, worker in self._workers.items():
-            if len(worker.lent) <= worker.loops:
-                continue
-            waiting = [(rid, lent) for rid, lent in worker.lent.items() if not lent.begun]
-            for rid, lent in waiting[max(0, worker.loops - (len(worker.lent) - len(waiting))) :]:
-                until = self._excused(max(lent.at + STRANDED, free_since), LOOKS_WITHIN)
-                assert lent.asked or now <= until, f"{rid} lies with {name}, which is busy, and {free} are free"
+            assert first is None or not self._room(worker, first), f"work waits, and {name} has room"
+            for rid, lent in worker.behind().items():
+                due = min(max(lent.at + STRANDED, free_since), lent.read_at + STUCK)
+                assert lent.asked or now <= self._excused(due, LOOKS_WITHIN), f"{rid} lies behind what {name} runs"

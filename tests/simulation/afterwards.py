@@ -15,14 +15,12 @@ class Afterwards:
     """Of one history.
 
     Args:
-        shared: whether its workers were threads.
         grace: seconds past its deadline that a node might hold its loop.
     """
 
-    def __init__(self, recorder: Recorder, world: World, *, shared: bool, grace: float) -> None:
+    def __init__(self, recorder: Recorder, world: World, *, grace: float) -> None:
         self._recorder = recorder
         self._world = world
-        self._shared = shared
         self._grace = grace
 
     def judge(self) -> None:
@@ -35,19 +33,8 @@ class Afterwards:
                 late = any(began <= event.t and event.t - event.value <= ended for began, ended in self._world.blocks)
                 assert late, "lag was told, and the event loop was not blocked"
         report = check(self._recorder.events)
-        unfair = [v for v in report[7].violations if "passed over" in v.text and self._rightly(v.text.split()[0])]
-        violated = [v for verdict in report.verdicts for v in verdict.violations if v not in unfair]
         assert not report.error, report.error
-        assert not violated, "\n".join(report.lines())
-
-    def _rightly(self, rid: str) -> bool:
-        """Whether it may have been passed over.
-
-        A log does not say whose buffer it lay in: behind a worker that hangs it may be overtaken. Nor does one that is
-        past its deadline begin, though a blocked event loop may come to end it only later.
-        """
-        ended = next(event.t for event in self._recorder.events if event.kind == "terminal" and event.rid == rid)
-        return not self._shared or ended > self._recorder.deadlines[rid]
+        assert not any(verdict.violations for verdict in report.verdicts), "\n".join(report.lines())
 
     def _one_end(self) -> None:
         """What the checker of event logs also sees, told in another way."""

@@ -4,7 +4,6 @@ Owns the draw and the checks. Everything random follows from the seed; a caller'
 number alone, so that callers can be left out without changing the others.
 """
 
-from itertools import pairwise
 from random import Random
 
 from offloop.core.crew import Crew
@@ -45,18 +44,18 @@ class History:
         self.shared = draw.random() < 0.4
         self.rush = not self.shared and draw.random() < 0.5
         """Many requests at once that are short, mostly: what reading ahead is for, and where it goes wrong."""
-        self.limit = draw.choice((8, 40) if self.rush else (1, 3, 8, 40))
+        self.limit = draw.choice((8, 40, 60) if self.rush else (1, 3, 8, 40))
         self.bytes = draw.choice((800, 3000, 100_000, 100_000))
         self.outage = not (self.shared or self.rush) and draw.random() < 0.1
-        self.window = 9.0 if self.outage else draw.choice((0.004, 0.02, 0.05) if self.rush else (0.05, 0.3, 1.5))
+        self.window = 9.0 if self.outage else draw.choice((0.004, 0.01, 0.03) if self.rush else (0.05, 0.3, 1.5))
         crowd = draw.choice((2, 3, 4) if self.rush else (1, 2, 3, 4))
         self.troubled = draw.random()
         self.slow = draw.choice((0.00005, 0.0002, 0.0005) if self.rush else (0.001, 0.01, 0.1))
         self.surprising = draw.choice((0.02, 0.05, 0.1)) if self.rush else 0.0
-        count = draw.randint(20, 80) if self.rush else draw.randint(1, 40)
+        count = draw.randint(20, 120) if self.rush else draw.randint(1, 40)
         policies = [
             Policy(name="plain", timeout=draw.choice((0.05, 0.4)), max_in_flight=draw.choice((3, 20)), max_body=1000),
-            Policy(name="again", timeout=0.5, max_in_flight=40 if self.rush else 8, max_body=500, idempotent=True),
+            Policy(name="again", timeout=0.5, max_in_flight=60 if self.rush else 8, max_body=500, idempotent=True),
             Policy(name="keeps", timeout=draw.choice((0.02, 0.3)), max_in_flight=5, max_body=1000, finishes=True),
             Policy(name="tight", timeout=0.08, max_in_flight=1, max_body=300, idempotent=True, finishes=True),
         ]
@@ -109,7 +108,8 @@ class History:
             waiter = gateway.waiters.get(rid)
             return waiter is not None and waiter.attempt == attempt
 
-        account = Account(plant._room - plant._loops, waits, self.world.excused)
+        timeouts = {name: policy.timeout for name, policy in gateway.policies.items()}
+        account = Account(timeouts, plant._room - plant._loops, waits, self.world.excused)
         self.account = plant.account = self.recorder.account = account
         plant.wire.note = lambda report: account.report(report, self.world.now)
         take_back = gateway._take_back
@@ -139,7 +139,8 @@ class History:
             end = draw.choice(ENDS)
             if draw.random() < 0.3:
                 seconds += max(0.0, envelope.deadline - self.world.now) + self.kill_grace + draw.uniform(-0.05, 1.0)
-        after = draw.choice((0.0, 0.0, 0.0, self.slow, 1.0)) if end == "ok" and not self.rush else 0.0
+        goes_on = end == "ok" and (not self.rush or draw.random() < self.surprising)
+        after = draw.choice((0.0, 0.0, 0.0, self.slow, 1.0)) if goes_on else 0.0
         return Plan(
             seconds, end, after, chunks=draw.choice((0, 0, 3)) if envelope.stream else 0,
             twice=draw.random() < 0.1, heeds=draw.random() < 0.6,
@@ -277,19 +278,12 @@ class History:
         for worker in crew._workers.values():
             assert worker.held == len(worker.buffered) + len(worker.running) <= max(self.plant._room, 1)
         if self.account is not None:
-            self.account.look(now)
+            self.account.look(now, first.endpoint if first is not None else None)
 
     def _in_order(self) -> None:
-        """What a worker gave back stands in front; by its death, in the order in which it was to begin there."""
-        line = list(self.gateway.backlog.line)
-        for first, second in pairwise(line):
-            one, two = self.plant.handed.get(first), self.plant.handed.get(second)
-            assert one is not None or two is None, "work that was given back stands behind work that never was handed"
-            if one is None:
-                enqueued = self.recorder.enqueued
-                assert enqueued[first] < enqueued[second], "the line is out of order"
-            elif two is not None and one[0] == two[0] and self.plant.left_by_death(first, second):
-                assert one[1] < two[1], "a death has changed the order"
+        """Whoever came first stands first, whatever was given back in between and by whom."""
+        line = [self.recorder.enqueued[rid] for rid in self.gateway.backlog.line]
+        assert line == sorted(line), "the line is out of order"
 
     def _held(self, now: float) -> None:
         """Who is held by work that nobody waits for is told so, and not held for ever."""
@@ -342,14 +336,16 @@ class History:
         return self.account.available(now) is False
 
     def _watched(self, now: float) -> None:
-        """Whatever will be due has a timer that looks at it in time."""
+        """Whatever will be due has a timer that looks at it in time. What lies with workers is the account's affair."""
         gateway = self.gateway
         pending = self.timers.pending
         assert len(pending) <= 1
         if gateway.lifecycle.state is State.STOPPED:
             assert not pending, "a timer is left after the stop"
             return
-        due = [when for when in (gateway.waiters.next_at(), self.crew.next_at(), self.drain.next_at(now)) if when]
+        due = [when for when in (gateway.waiters.next_at(), self.drain.next_at(now)) if when]
+        for worker in self.crew._workers.values():
+            due += [] if worker.wedged else [self.recorder.deadlines[rid] + self.kill_grace for rid in worker.overdue]
         if due:
             assert pending, "nothing looks at what will be due"
             assert pending[0] <= max(min(due), now + 0.0011), "it is looked at too late"
@@ -382,4 +378,4 @@ class History:
         order = [self.recorder.enqueued[rid] for rid in self.plant.firsts]
         assert order == sorted(order), "work was not handed out in its order"
         assert self.rids == len(self.callers)
-        Afterwards(self.recorder, self.world, shared=self.shared, grace=self.kill_grace).judge()
+        Afterwards(self.recorder, self.world, grace=self.kill_grace).judge()

@@ -67,10 +67,8 @@ class Plant:
         self.outcomes_sent = 0
         self.firsts: dict[str, None] = {}
         """Every rid that was ever handed out, in the order in which it was the first time."""
-        self.handed: dict[str, tuple[str, int]] = {}
-        """By rid: to whom it was handed last, and as the how manieth of all."""
         self.taking_back = False
-        """Whether what is withdrawn now is so because a loop elsewhere is free."""
+        """Whether what is withdrawn now is so because it lies behind a busy loop for too long."""
         self._events = events
         self._plan = plan
         self._loops = loops
@@ -87,7 +85,6 @@ class Plant:
         self._buffer: deque[Delivery] = deque()
         self._deliveries: dict[str, Delivery] = {}
         self._made = 0
-        self._puts = 0
 
     # ---- on the event loop: WorkSink
 
@@ -95,6 +92,7 @@ class Plant:
         if self.wire.closed:
             return
         assert (worker is None) == self.shared, "work was handed to the wrong kind of buffer"
+        assert not self.wire.reading, "work was handed out before all was read that had come"
         if self.account is not None and worker is not None:
             self.account.handed(envelope, worker, self.world.now)
         if self.random.random() < self._refuses and (worker is None or self.workers[worker].alive):
@@ -110,11 +108,9 @@ class Plant:
         where = self.workers[worker]
         assert not where.condemned, "work was handed to a worker that is being replaced"
         assert not where.finishing, "work was handed to a worker that has a successor"
-        self._puts += 1
         where.handed += 1
         if where.handed == where.limit:
             self._come(where.respawn, 0.0, where)
-        self.handed[envelope.rid] = worker, self._puts
         self._deliveries[envelope.rid] = delivery = Delivery(envelope, where, self.world.now)
         if where.alive:
             where.buffer.append(delivery)
@@ -126,7 +122,7 @@ class Plant:
     def withdraw(self, rid: str) -> bool | None:
         answer = self._withdraw(rid)
         if self.account is not None:
-            self.account.asked_back(rid, answer, stranded=self.taking_back)
+            self.account.asked_back(rid, answer, self.world.now, stranded=self.taking_back)
         return answer
 
     def _withdraw(self, rid: str) -> bool | None:
@@ -147,10 +143,6 @@ class Plant:
             where.control.append(delivery)
             self.world.after(self.random.uniform(0.0, 0.008), lambda: self._heed_control(where))
         return None
-
-    def left_by_death(self, *rids: str) -> bool:
-        """Whether these had neither begun nor been taken back where they were last."""
-        return all(self._deliveries[rid].begun is None for rid in rids)
 
     def _take_back(self, delivery: Delivery) -> bool:
         if delivery.begun is not None:

@@ -4,7 +4,7 @@ Owns what was sent and not read, and what workers' tables say and nobody has tol
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 from offloop.messages import Begun, Chunk, Freed, Outcome, Report, WorkerGone
@@ -20,14 +20,16 @@ class Wire:
 
     Attributes:
         note: told of each report before it is applied, `applied` after it.
-        receive: applies reports.
+        receive: applies all that was read at once.
+        reading: there are reports that were read and are not applied yet.
     """
 
     def __init__(
         self, world: World, random: Random, applied: Callable[[Report], None], *, shared: bool, table: bool
     ) -> None:
         self.note: Callable[[Report], None] = lambda report: None
-        self.receive: Callable[[Sequence[Report]], None] = lambda reports: None
+        self.receive: Callable[[Iterable[Report]], None] = lambda reports: None
+        self.reading = False
         self.closed = False
         self._world = world
         self._random = random
@@ -101,9 +103,15 @@ class Wire:
                 if not (isinstance(report, Outcome) and report.last):
                     read.append(known)
 
-    def apply(self, reports: Sequence[Report]) -> None:
-        """One by one, which is the same to the gateway, so that whoever takes notes sees the same instant."""
+    def apply(self, reports: list[Report]) -> None:
+        """All at once, and whoever takes notes sees the instant before each and the one after."""
+        if reports:
+            self.receive(self._telling(reports))
+
+    def _telling(self, reports: list[Report]) -> Iterator[Report]:
+        self.reading = True
         for report in reports:
             self.note(report)
-            self.receive((report,))
+            yield report
             self._applied(report)
+        self.reading = False

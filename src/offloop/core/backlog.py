@@ -5,6 +5,7 @@ transport has been given yet. A place outlives the line: what lies in a worker's
 """
 
 from collections import OrderedDict
+from itertools import takewhile
 
 from offloop.messages import Envelope
 
@@ -22,6 +23,7 @@ class Backlog:
         self.places: dict[str, int] = {}
         self.line: OrderedDict[str, Envelope] = OrderedDict()
         self.bytes = 0
+        self._given_back: dict[str, int] = {}
 
     @property
     def depth(self) -> int:
@@ -45,10 +47,18 @@ class Backlog:
         """The body is complete: into the line, at its end."""
         self.line[envelope.rid] = envelope
 
-    def enqueue_first(self, envelope: Envelope) -> None:
-        """Back into the line, at its front: a worker is gone that had not begun it, or it may begin again."""
+    def give_back(self, envelope: Envelope, order: int) -> None:
+        """Back into the line, before all that no transport was given: a worker has not begun it, or it may begin again.
+
+        Args:
+            envelope: it.
+            order: as the how manieth it came into the line first; what is given back stands in this order.
+        """
+        before = list(takewhile(lambda rid: self._given_back.get(rid, order) < order, self.line))
         self.line[envelope.rid] = envelope
-        self.line.move_to_end(envelope.rid, last=False)
+        self._given_back[envelope.rid] = order
+        for rid in (envelope.rid, *reversed(before)):
+            self.line.move_to_end(rid, last=False)
 
     def first(self) -> Envelope | None:
         """Who is next."""
@@ -56,7 +66,9 @@ class Backlog:
 
     def take(self) -> Envelope:
         """The first in line, for a transport; its place stays taken. Raises KeyError where there is no line."""
-        return self.line.popitem(last=False)[1]
+        rid, envelope = self.line.popitem(last=False)
+        self._given_back.pop(rid, None)
+        return envelope
 
     def in_line(self, rid: str) -> bool:
         return rid in self.line
@@ -68,3 +80,4 @@ class Backlog:
             self.bytes -= size
         if self.line:
             self.line.pop(rid, None)
+            self._given_back.pop(rid, None)

@@ -7,13 +7,16 @@ one.
 
 Reading ahead: a worker whose loops are all busy may be handed a little more, so that it need not wait for the web side
 between two short requests, and one system call serves several. Only while all that it holds is expected to be done in
-`AHEAD`; and what lies there for longer than `STRANDED` while a loop elsewhere is free is taken back.
+`AHEAD`; and what lies there for longer than `STRANDED` while a loop elsewhere is free, or for longer than `STUCK`, is
+taken back.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
+
+import msgspec
 
 from offloop.core.durations import Durations
 
@@ -23,6 +26,8 @@ AHEAD = 2000
 """Microseconds of expected work that one loop may be given beyond what it runs."""
 STRANDED = 0.005
 """Seconds that a request may lie with a busy worker while another is free."""
+STUCK = 0.05
+"""Seconds that it may lie there though none is: its turn is long past, and the next that is free is to have it."""
 PATIENCE = 5.0
 """Seconds for which work is queued though the last worker has died: another is on its way."""
 FAILED_STARTS = 2
@@ -59,8 +64,7 @@ class Worker:
         return not self.wedged and not self.retired
 
 
-@dataclass(slots=True)
-class Holding:
+class Holding(msgspec.Struct):
     """Where a request is, and the microseconds that it was expected to take."""
 
     worker: Worker
@@ -214,6 +218,10 @@ class Crew:
         """A request of that endpoint has run for so long."""
         self._durations.took(endpoint, seconds)
 
+    def ran(self, endpoint: str, seconds: float) -> None:
+        """A request of that endpoint has run for so long, and has not ended."""
+        self._durations.ran(endpoint, seconds)
+
     def freed(self, rid: str, by: str = "") -> None:
         """Its loop, or its place in a worker's buffer, is free. A wedged worker that was not replaced may go on.
 
@@ -233,7 +241,7 @@ class Crew:
             worker.wedged = False
             self.usable += worker.usable
 
-    # ---- what lies with a busy worker while another is free
+    # ---- what lies with a busy worker for too long
 
     @property
     def reads_ahead(self) -> bool:
@@ -243,8 +251,8 @@ class Crew:
     def stranded(self, now: float) -> list[str]:
         """What is to be taken back by now, each once, in the order in which it was handed out by its worker."""
         found = []
-        for worker, rid, since in self._behind():
-            if since + STRANDED <= now:
+        for worker, rid, due in self._behind():
+            if due <= now:
                 worker.buffered[rid] = float("inf")
                 worker.stuck = True
                 found.append(rid)
@@ -257,14 +265,16 @@ class Crew:
             holding.worker.buffered[rid] = float("inf")
 
     def _behind(self) -> Iterator[tuple[Worker, str, float]]:
-        """All that waits for a loop of its worker, while a loop of another is free."""
-        if not self._ahead or not any(w.usable and w.held < w.loops for w in self._workers.values()):
+        """All that waits for a loop of its worker, and when it is to be taken back."""
+        if not self._ahead:
             return
+        free = any(worker.usable and worker.held < worker.loops for worker in self._workers.values())
+        patience = STRANDED if free else STUCK
         for worker in self._workers.values():
             if worker.held > worker.loops:
                 first = max(0, worker.loops - len(worker.running))
                 for rid, since in tuple(islice(worker.buffered.items(), first, None)):
-                    yield worker, rid, since
+                    yield worker, rid, since + patience
 
     # ---- what nobody waits for any more
 
@@ -298,7 +308,7 @@ class Crew:
         while self._watch and self._watch[0][1] not in self._abandoned:
             heappop(self._watch)
         wedged = self._watch[0][0] if self._watch else float("inf")
-        stranded = min((since for _, _, since in self._behind()), default=float("inf")) + STRANDED
+        stranded = min((due for _, _, due in self._behind()), default=float("inf"))
         first = min(wedged, stranded)
         return first if first < float("inf") else None
 

@@ -22,6 +22,15 @@ class Durations:
 
     def took(self, endpoint: str, seconds: float) -> None:
         """One request of it has run for so long."""
-        latest = max(0, int(seconds * 1e6)) + OVERHEAD
+        latest = _cost(seconds)
         before = self._expected.get(endpoint, 0)
         self._expected[endpoint] = max(latest, before - (before - latest) // 8)
+
+    def ran(self, endpoint: str, seconds: float) -> None:
+        """One request of it has run for so long and has not ended: no evidence that any is quicker."""
+        if endpoint in self._expected:
+            self._expected[endpoint] = max(self._expected[endpoint], _cost(seconds))
+
+
+def _cost(seconds: float) -> int:
+    return max(0, int(seconds * 1e6)) + OVERHEAD

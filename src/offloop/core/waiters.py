@@ -36,6 +36,7 @@ class Waiter(msgspec.Struct, eq=False):
         chunks: takes stream messages, where the caller does.
         verdict: the reason to end with once a withdrawal is answered; "" where that depends on the answer.
         due_at: when it is to be looked at: its deadline, or when a withdrawal has to be answered.
+        order: as the how manieth of all its body was complete.
         told: its promise has the outcome, and whoever holds it has not closed the waiter yet.
     """
 
@@ -53,6 +54,7 @@ class Waiter(msgspec.Struct, eq=False):
     chunks: Any = None
     verdict: str = ""
     told: bool = False
+    order: int = 0
     due_at: float = 0.0
 
     @property

@@ -18,7 +18,7 @@ from offloop import errors
 from offloop.clock import Clock
 from offloop.core.admission import CAPACITY, Admission
 from offloop.core.backlog import Backlog
-from offloop.core.crew import ANYONE, Crew
+from offloop.core.crew import ANYONE, STUCK, Crew
 from offloop.core.drain import Drain, Step
 from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
@@ -97,6 +97,7 @@ class Gateway:
         self.cut = 0
         self.refused = 0
         self.unsent = 0
+        self._queued = 0
         self.promise = promise
         self._clock = clock
         self._timers = timers
@@ -225,6 +226,8 @@ class Gateway:
         if len(payload) < waiter.size:
             self.backlog.resize(rid, len(payload))
             waiter.size = len(payload)
+        self._queued += 1
+        waiter.order = self._queued
         waiter.phase = Phase.QUEUED
         waiter.envelope = envelope
         for see in self._on_enqueue:
@@ -269,8 +272,11 @@ class Gateway:
         backlog, crew = self.backlog, self.crew
         while (first := backlog.first()) is not None and (name := crew.place(first.endpoint)) is not None:
             self._hand(backlog.take(), name)
-        if crew.reads_ahead and not backlog.line:
-            self._watch_crew()  # a loop may be free while something lies with a busy one
+        if crew.reads_ahead:  # something lies with a busy worker: is a loop free elsewhere, or may one come to be?
+            if backlog.line:
+                self._look(self._clock() + STUCK)
+            else:
+                self._watch_crew()
 
     def _hand(self, envelope: Envelope, name: str) -> None:
         if name == ANYONE:
@@ -301,6 +307,8 @@ class Gateway:
                 self._apply[type(report)](report)
             except Exception:
                 log.exception("a report could not be applied and is dropped: %s", type(report).__name__)
+        if self.backlog.line or self.crew.reads_ahead:
+            self._dispatch()
 
     def _begun(self, report: Begun) -> None:
         waiter = self.waiters.get(report.rid)
@@ -332,8 +340,11 @@ class Gateway:
             return
         if outcome.last:
             self.crew.freed(outcome.rid, outcome.worker)
-            if waiter is not None and outcome.begun_at and not self.crew.shared:
-                self.crew.took(waiter.policy.name, outcome.ended_at - outcome.begun_at)
+        if waiter is not None and outcome.begun_at and not self.crew.shared:
+            # What goes on after its reply is as good as unknown: nothing is to lie behind it.
+            self.crew.took(
+                waiter.policy.name, outcome.ended_at - outcome.begun_at if outcome.last else waiter.policy.timeout
+            )
         if waiter is None:
             self.backlog.leave(outcome.rid)  # taken back without an answer, it still held its place
             self._drop(outcome, now)
@@ -341,8 +352,6 @@ class Gateway:
             if not outcome.last:
                 self._abandon(waiter)
             self._end(waiter, outcome, now)
-        if self.backlog.line or self.crew.reads_ahead:
-            self._dispatch()
 
     def _drop(self, outcome: Outcome, now: float) -> None:
         self._events.emit(
@@ -351,11 +360,9 @@ class Gateway:
 
     def _freed(self, report: Freed) -> None:
         self.crew.freed(report.rid, report.worker)
-        self._dispatch()
 
     def _withdrawn(self, report: Withdrawn) -> None:
         self._answered_for(report.rid, report.begun)
-        self._dispatch()
 
     def _answered_for(self, rid: str, begun: bool | None) -> None:
         """A transport, or its worker's end, has answered a withdrawal."""
@@ -363,16 +370,16 @@ class Gateway:
         if begun is False:
             self.crew.freed(rid)
             if waiter is not None and waiter.phase is Phase.QUEUED:
-                self._queue_first(waiter)  # taken back for whoever is free
+                self._queue_again(waiter)  # taken back for whoever is free
                 return
             self.backlog.leave(rid)
         if waiter is not None and waiter.phase is Phase.RECALLED:
             self._taken_down(waiter, begun, self._clock())
 
-    def _queue_first(self, waiter: Waiter) -> None:
-        """A worker has not begun it and never will: back to the front of the line."""
+    def _queue_again(self, waiter: Waiter) -> None:
+        """The worker that had it will not begin it: back to the front of the line."""
         assert waiter.envelope is not None  # kept for as long as it may have to be sent again
-        self.backlog.enqueue_first(waiter.envelope)
+        self.backlog.give_back(waiter.envelope, waiter.order)
 
     def _refused(self, report: Refused) -> None:
         self.crew.freed(report.rid)
@@ -381,12 +388,10 @@ class Gateway:
         if waiter is not None:
             outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.attempt > 1)
             self._end(waiter, outcome, self._clock())
-        self._dispatch()
 
     def _worker_up(self, report: WorkerUp) -> None:
         self.crew.up(report.worker, report.loops, report.replaces)
         self._events.emit(self._clock(), "worker_up", worker=report.worker)
-        self._dispatch()
 
     def _worker_gone(self, report: WorkerGone) -> None:
         now = self._clock()
@@ -394,23 +399,23 @@ class Gateway:
             self.crew.failed()
         running, buffered = self.crew.gone(report.worker, now)
         self._events.emit(now, "worker_lost", worker=report.worker, outcome=report.cause)
-        for rid in reversed(buffered):
+        for rid in buffered:
             self._answered_for(rid, begun=False)
-        for rid in reversed(running):
+        for rid in running:
             waiter = self.waiters.get(rid)
             if waiter is not None:
                 self._lost(waiter, now)
         self._replace_wedged()
-        self._dispatch()
 
     def _lost(self, waiter: Waiter, now: float) -> None:
         """Its worker died while running it: once more where that is allowed, else the end."""
         again = waiter.policy.idempotent and waiter.attempt < self._max_deliveries
         if again and waiter.envelope is not None and waiter.phase is Phase.BEGUN:
             waiter.attempt += 1
+            waiter.begun_at = 0.0
             waiter.phase = Phase.QUEUED
             waiter.envelope = msgspec.structs.replace(waiter.envelope, attempt=waiter.attempt)
-            self.backlog.enqueue_first(waiter.envelope)
+            self._queue_again(waiter)
             return
         self._end(waiter, Outcome(rid=waiter.rid, reason="worker-lost", attempt=waiter.attempt, started=True), now)
 
@@ -467,6 +472,8 @@ class Gateway:
         if begun is not False:
             self._sink.cancel(waiter.rid)
             self._abandon(waiter)
+            if waiter.begun_at:
+                self.crew.ran(waiter.policy.name, now - waiter.begun_at)
         started = True if waiter.attempt > 1 else begun
         reason = waiter.verdict or ("expired-in-queue" if started is False else "deadline-exceeded")
         outcome = Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=started)
@@ -518,11 +525,10 @@ class Gateway:
                     self._look(max(when, floor))
 
     def _take_back(self, now: float) -> None:
-        """What lies with a busy worker while another is free goes to that one, if its worker lets it go."""
-        # Asked in order, so that late answers come in order; what is given back at once is put in front, last first.
-        given = [rid for rid in self.crew.stranded(now) if self._sink.withdraw(rid)]
-        for rid in reversed(given):
-            self._answered_for(rid, begun=False)
+        """What lies with a busy worker for too long goes to another, if its worker lets it go."""
+        for rid in self.crew.stranded(now):
+            if self._sink.withdraw(rid):
+                self._answered_for(rid, begun=False)
 
     def _replace_wedged(self) -> None:
         for worker in self.crew.replaceable():

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from offloop import errors
 from offloop.clock import Clock
 from offloop.context import running
-from offloop.events import Event, Events, Kind, Observer
+from offloop.events import Event, Events, Kind
 from offloop.graph.job import Job
 from offloop.graph.payloads import errors_json
 from offloop.graph.program import Program
@@ -81,10 +81,8 @@ class SyncRunner:
         self.debug = debug
         self._spans = spans
         self._stopping = False
-        self._on_begin: tuple[tuple[Kind, tuple[Observer, ...]], ...] = (
-            ("dequeue", events.of("dequeue")),
-            ("start", events.of("start")),
-        )
+        kinds: tuple[Kind, ...] = ("dequeue", "start")
+        self._on_begin = [(kind, see) for kind in kinds for see in events.of(kind)]
         self.on_finish = events.of("finish")
 
     def stop(self) -> None:
@@ -106,10 +104,9 @@ class SyncRunner:
         if now >= envelope.deadline or not delivery.begin():
             return
         self.sink.send(Begun(envelope.rid, envelope.attempt, self.name, now))
-        for kind, observers in self._on_begin:
-            for see in observers:
-                see(Event(t=now, kind=kind, rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
-                          deadline=envelope.deadline, worker=self.name))  # fmt: skip
+        for kind, see in self._on_begin:
+            see(Event(t=now, kind=kind, rid=envelope.rid, endpoint=envelope.endpoint, attempt=envelope.attempt,
+                      deadline=envelope.deadline, worker=self.name))  # fmt: skip
         out = _Out(self, delivery, now)
         token = running.set(envelope)
         try:

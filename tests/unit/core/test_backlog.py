@@ -15,13 +15,18 @@ def envelope(rid: str) -> Envelope:
 
 
 class Queue(RuleBasedStateMachine):
-    """The model is a list of places and a list of rids."""
+    """The model is a list of places, and a line of rids: those that were given back, in order, before all others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backlog = Backlog()
         self.places: list[tuple[str, int]] = []
-        self.line: list[str] = []
+        self.given_back: list[str] = []
+        self.fresh: list[str] = []
+
+    @property
+    def line(self) -> list[str]:
+        return [*self.given_back, *self.fresh]
 
     def has_place(self, rid: str) -> bool:
         return any(held == rid for held, _ in self.places)
@@ -45,21 +50,23 @@ class Queue(RuleBasedStateMachine):
         rid = f"r{number}"
         if rid not in self.line:
             self.backlog.enqueue(envelope(rid))
-            self.line.append(rid)
+            self.fresh.append(rid)
 
     @rule(number=NUMBERS)
-    def enqueue_first(self, number: int) -> None:
+    def give_back(self, number: int) -> None:
         rid = f"r{number}"
         if rid not in self.line:
-            self.backlog.enqueue_first(envelope(rid))
-            self.line.insert(0, rid)
+            self.backlog.give_back(envelope(rid), number)
+            self.given_back = sorted([*self.given_back, rid])
 
     @rule()
     def take(self) -> None:
         first = self.backlog.first()
         assert (first.rid if first else None) == (self.line[0] if self.line else None)
         if self.line:
-            assert self.backlog.take().rid == self.line.pop(0)
+            taken = self.backlog.take().rid
+            assert taken == self.line[0]
+            self.left(taken)
         else:
             with pytest.raises(KeyError):
                 self.backlog.take()
@@ -69,13 +76,17 @@ class Queue(RuleBasedStateMachine):
         rid = f"r{number}"
         self.backlog.leave(rid)
         self.places = [(held, size) for held, size in self.places if held != rid]
-        self.line = [held for held in self.line if held != rid]
+        self.left(rid)
+
+    def left(self, rid: str) -> None:
+        self.given_back = [held for held in self.given_back if held != rid]
+        self.fresh = [held for held in self.fresh if held != rid]
 
     @invariant()
     def agrees(self) -> None:
         assert self.backlog.depth == len(self.places)
         assert self.backlog.bytes == sum(size for _, size in self.places)
-        assert len(self.backlog.line) == len(self.line)
+        assert list(self.backlog.line) == self.line
         for number in range(9):
             assert (f"r{number}" in self.backlog) == self.has_place(f"r{number}")
             assert self.backlog.in_line(f"r{number}") == (f"r{number}" in self.line)
@@ -95,8 +106,22 @@ def test_what_was_given_to_a_transport_keeps_its_place_until_it_begins() -> None
     assert (backlog.depth, backlog.bytes) == (0, 0)
 
 
-def test_what_a_dead_worker_had_not_begun_goes_to_the_front() -> None:
+def test_what_a_dead_worker_had_not_begun_goes_to_the_front_in_the_order_in_which_it_came() -> None:
     backlog = Backlog()
-    backlog.enqueue(envelope("r2"))
-    backlog.enqueue_first(envelope("r1"))
-    assert [backlog.take(), backlog.take(), backlog.first()] == [envelope("r1"), envelope("r2"), None]
+    backlog.enqueue(envelope("r4"))
+    for number in (2, 1, 3):
+        backlog.give_back(envelope(f"r{number}"), number)
+    assert [backlog.take().rid for _ in range(4)] == ["r1", "r2", "r3", "r4"]
+    assert backlog.first() is None
+
+
+def test_what_was_given_back_and_left_the_line_is_like_any_other_when_it_comes_again() -> None:
+    backlog = Backlog()
+    backlog.give_back(envelope("r1"), 1)
+    backlog.leave("r1")
+    backlog.give_back(envelope("r2"), 2)
+    assert backlog.take().rid == "r2"
+    for rid in ("r1", "r2"):
+        backlog.enqueue(envelope(rid))
+    backlog.give_back(envelope("r3"), 3)
+    assert list(backlog.line) == ["r3", "r1", "r2"]

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from offloop.core.crew import AHEAD, ANYONE, FAILED_STARTS, PATIENCE, STRANDED, Crew
+from offloop.core.crew import AHEAD, ANYONE, FAILED_STARTS, PATIENCE, STRANDED, STUCK, Crew
 from offloop.core.durations import OVERHEAD, UNKNOWN
 
 PICK = st.integers(0, 1000)
@@ -84,16 +84,14 @@ class Model:
                 free[worker.name] = len(holds) / worker.loops
         return free
 
-    def behind(self) -> list[Held]:
-        """All that waits for a loop of its own worker, while a loop of another is free."""
-        busy = [worker for worker in self.workers if len(self.all_of(worker.name)) >= worker.loops]
-        if all(worker in busy or not worker.usable for worker in self.workers):
-            return []
+    def behind(self) -> dict[str, float]:
+        """Of what waits for a loop of its own worker and was not asked back, when it is to be."""
+        free = any(worker.usable and len(self.all_of(worker.name)) < worker.loops for worker in self.workers)
         found = []
-        for worker in busy:
-            free = max(0, worker.loops - len(self.of(worker.name, begun=True)))
-            found += self.of(worker.name, begun=False)[free:]
-        return found
+        for worker in self.workers:
+            begins = max(0, worker.loops - len(self.of(worker.name, begun=True)))
+            found += self.of(worker.name, begun=False)[begins:]
+        return {held.rid: held.at + (STRANDED if free else STUCK) for held in found if not held.asked}
 
 
 class Crews(RuleBasedStateMachine):
@@ -231,15 +229,15 @@ class Crews(RuleBasedStateMachine):
 
     # ---- what time brings
 
-    @rule(wait=st.sampled_from([0.0, STRANDED / 2, STRANDED, PATIENCE - STRANDED]))
+    @rule(wait=st.sampled_from([0.0, STRANDED / 2, STRANDED, STUCK - STRANDED, STUCK, PATIENCE - STRANDED]))
     def wait(self, wait: float) -> None:
         self.now += wait
 
     @rule()
     def take_back(self) -> None:
-        expected = [held for held in self.model.behind() if not held.asked and held.at + STRANDED <= self.now]
-        assert sorted(self.crew.stranded(self.now)) == sorted(held.rid for held in expected)
-        for held in expected:
+        expected = {rid for rid, due in self.model.behind().items() if due <= self.now}
+        assert sorted(self.crew.stranded(self.now)) == sorted(expected)
+        for held in (held for held in self.model.held if held.rid in expected):
             held.asked = True
             self.model.called(held.worker).stuck = True
         assert self.crew.stranded(self.now) == [], "each is asked back once"
@@ -327,7 +325,7 @@ class Crews(RuleBasedStateMachine):
             if not worker.wedged
             for held in model.overdue(worker.name)
         ]
-        lying = [held.at + STRANDED for held in model.behind() if not held.asked]
+        lying = list(model.behind().values())
         when = self.crew.next_at()
         if watched or lying:
             assert when is not None

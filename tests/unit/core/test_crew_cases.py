@@ -2,7 +2,7 @@
 
 import pytest
 
-from offloop.core.crew import AHEAD, PATIENCE, STRANDED, Crew
+from offloop.core.crew import AHEAD, PATIENCE, STRANDED, STUCK, Crew
 
 GRACE = 5.0
 
@@ -161,6 +161,15 @@ def test_a_request_that_turned_out_slow_stops_the_reading_ahead_of_its_endpoint_
     assert crew.place("quick") is None
 
 
+def test_a_request_that_runs_for_long_and_has_not_ended_stops_the_reading_ahead_of_its_endpoint() -> None:
+    crew = processes(1)
+    handed(crew, "r1")
+    crew.ran("quick", 0.0)
+    assert crew.place("quick") == "w1"
+    crew.ran("quick", 0.1)
+    assert crew.place("quick") is None
+
+
 def test_what_was_expected_of_a_request_is_taken_off_as_it_was_put_on() -> None:
     crew = processes(1)
     handed(crew, "r1", "r2")
@@ -196,8 +205,7 @@ def test_a_request_that_another_worker_has_begun_is_with_that_one() -> None:
 def test_what_lies_with_a_busy_worker_while_another_is_free_is_asked_back_once() -> None:
     crew = processes(1)
     handed(crew, "r1", "r2", "r3")
-    assert crew.stranded(1.0) == []
-    assert crew.next_at() is None
+    assert crew.next_at() == STUCK
     crew.up("w2", 1)
     assert crew.next_at() == STRANDED
     assert crew.stranded(STRANDED / 2) == []
@@ -215,6 +223,29 @@ def test_what_is_about_to_begin_in_a_free_loop_of_its_own_worker_is_not_asked_ba
     assert crew.stranded(1.0) == ["r5"]
 
 
+def test_what_lies_behind_a_busy_loop_for_too_long_is_asked_back_once_though_none_is_free() -> None:
+    crew = processes(1, 1)
+    handed(crew, "r1", "r2", "r3")
+    handed(crew, "r4", now=STUCK / 2)
+    assert crew.next_at() == STUCK
+    assert crew.stranded(STUCK - 0.001) == []
+    assert crew.stranded(STUCK) == ["r3"]
+    assert crew.next_at() == STUCK / 2 + STUCK
+    assert crew.stranded(1.0) == ["r4"]
+    assert crew.stranded(2.0) == []
+    assert crew.next_at() is None
+
+
+def test_what_was_asked_back_though_none_is_free_stands_in_no_hung_workers_buffer_again() -> None:
+    crew = processes(1, 1)
+    handed(crew, "r1", "r2", "r3")
+    assert crew.stranded(STUCK) == ["r3"]
+    crew.freed("r3")
+    assert handed(crew, "r3") == ["w2"], "w1 has ended nothing since"
+    crew.freed("r2", by="w2")
+    assert handed(crew, "r4", "r5", "r6", "r7") == ["w2", "w2", "w2", None]
+
+
 @pytest.mark.parametrize("hindrance", ["retired", "wedged"])
 def test_a_worker_that_may_have_no_more_is_nowhere_to_go(hindrance: str) -> None:
     crew = processes(1, 2)
@@ -227,8 +258,8 @@ def test_a_worker_that_may_have_no_more_is_nowhere_to_go(hindrance: str) -> None
         crew.abandon("r2", 0.0)
         crew.due(GRACE)
     crew.freed("r3")
-    assert crew.stranded(10.0) == []
-    assert crew.next_at() is None
+    assert crew.next_at() == STUCK, "no loop is free"
+    assert crew.stranded(STUCK) == ["r4"]
 
 
 def test_what_lies_with_a_worker_that_has_a_successor_is_asked_back() -> None:

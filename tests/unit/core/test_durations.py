@@ -55,3 +55,19 @@ def test_a_clock_that_went_backwards_makes_nothing_cheaper_than_nothing(seconds:
     durations = Durations()
     durations.took("quick", seconds)
     assert durations.expected("quick") == OVERHEAD
+
+
+@given(before=st.lists(SECONDS, min_size=1), seconds=SECONDS)
+def test_what_has_not_ended_raises_the_expectation_and_never_lowers_it(before: list[float], seconds: float) -> None:
+    durations = Durations()
+    for took in before:
+        durations.took("slow", took)
+    high = durations.expected("slow")
+    durations.ran("slow", seconds)
+    assert durations.expected("slow") == max(high, costs(seconds))
+
+
+def test_what_has_not_ended_makes_nothing_known_of_its_endpoint() -> None:
+    durations = Durations()
+    durations.ran("new", 0.0)
+    assert durations.expected("new") == UNKNOWN

@@ -583,6 +583,14 @@ def test_7_behind_a_worker_that_hangs_a_request_is_overtaken_rightfully() -> Non
         assert check(story.lines())[7].state == state
 
 
+@pytest.mark.parametrize(("wait", "state"), [(5.649, "violated"), (5.651, "held")])
+def test_7_what_began_when_a_request_was_past_its_own_deadline_did_not_pass_it_over(wait: float, state: str) -> None:
+    story = day()
+    story.expired("z", 1.65)  # ends at 11.652, 2 ms after its deadline
+    story.ok("y", 6.0, wait=wait)
+    assert check(story.lines())[7].state == state
+
+
 def test_7_a_lag_excuses_a_late_end() -> None:
     story = day()
     story.lag(1.9, 2.1)

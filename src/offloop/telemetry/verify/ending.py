@@ -93,7 +93,11 @@ def _forgotten(request: Request, lost: Line, overtakers: dict[str, dict[str, Lin
     found.judge()
     if began is not None or end is None:
         return
-    passed = {worker: start for worker, start in overtakers.get(queued.endpoint, {}).items() if after(end, start)}
+    passed = {
+        worker: start
+        for worker, start in overtakers.get(queued.endpoint, {}).items()
+        if after(end, start) and start.t < queued.deadline  # later it might not have begun itself
+    }
     where = set(passed) if run.mode == "thread" else _there(run, lost.t, end.t)
     if passed and where <= passed.keys():
         found.violated(f"{request.rid} waited when a worker died, and was passed over", queued, lost, *passed.values())

@@ -226,6 +226,9 @@ class Reader(Generic[T]):
     def _keep(self, at: int, needed: int) -> None:
         """Move what is not whole to the front, into a buffer that has room for all of it."""
         left = self._filled - at
+        if not left and len(self._buffer) <= KEPT:
+            self._filled = 0
+            return
         if needed > len(self._buffer) or (len(self._buffer) > KEPT and needed <= KEPT):
             fresh = bytearray(max(ROOM, needed))
             fresh[:left] = self._view[at : self._filled]

@@ -68,6 +68,22 @@ class Outbox:
         self.unsent[self._orders] = plain(what)
         self.push()
 
+    def send(self, number: int, pieces: list[bytes]) -> None:
+        """A frame whose receiver waits for it: at once, if all that came before is out."""
+        if len(pieces) == 1 and not (self.blocked or self.unsent or self._rest):
+            try:
+                sent = self._line.send(pieces[0])
+            except OSError:  # full, or gone: as `push` finds it
+                sent = 0
+            if sent == len(pieces[0]):
+                return
+            if sent:
+                self._rest.append(memoryview(pieces[0])[sent:])
+                self.push()
+                return
+        self.unsent[number] = pieces
+        self.push()
+
     def push(self) -> None:
         """Send what can be sent now, and the rest when it can."""
         if self.blocked or self._line.fileno() < 0:
@@ -91,7 +107,10 @@ class Outbox:
             while self._rest or self.unsent:
                 if not self._rest:
                     self._begin()
-                self._sent(self._line.sendmsg(self._rest[:AT_ONCE]))
+                if len(self._rest) == 1:
+                    self._sent(self._line.send(self._rest[0]))
+                else:
+                    self._sent(self._line.sendmsg(self._rest[:AT_ONCE]))
         except BlockingIOError:
             return False
         except OSError:  # it has gone; its end-of-file says so

@@ -22,6 +22,8 @@ from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
+SAID = (Progress, Ready, Failed)
+"""What is for a worker's attendant, and not for the gateway."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
 
@@ -132,15 +134,15 @@ class LocalTransport:
         self._held[rid] = self._unbegun[rid] = Held(
             rid, envelope.attempt, envelope.endpoint, envelope.deadline, link, place, number
         )
-        outbox = link.work
-        outbox.unsent[number] = frame
         link.holds += 1
         if link.holds == 1:
-            outbox.push()  # its worker is idle
-        elif not outbox.blocked and link not in self._dirty:
-            if not self._dirty:
-                self._loop.call_soon(self._flush)
-            self._dirty.append(link)
+            link.work.send(number, frame)  # its worker is idle
+        else:
+            link.work.unsent[number] = frame
+            if link not in self._dirty:
+                if not self._dirty:
+                    self._loop.call_soon(self._flush)
+                self._dirty.append(link)
         if number == link.limit:
             link.attendant.worn(link.name)
 
@@ -196,7 +198,7 @@ class LocalTransport:
             return None
         reports: list[Report] = []
         for one in came:
-            if isinstance(one, Progress | Ready | Failed):
+            if isinstance(one, SAID):
                 link.attendant.said(link.name, one)
             else:
                 self._reported(link, one, reports)
@@ -221,15 +223,16 @@ class LocalTransport:
             log.warning("%s reported on a request that it does not hold; the report is dropped", link.name)
             return
         else:
+            last = isinstance(report, Freed) or (isinstance(report, Outcome) and report.last)
             if report.rid in self._unbegun:
                 # An outcome that is the last says itself when it began.
-                self._begins(held, reports, told=not (isinstance(report, Outcome) and report.last))
+                self._begins(held, reports, told=not (last and isinstance(report, Outcome)))
             if isinstance(report, Outcome):
                 self._finishes(held, report)
-            elif isinstance(report, Freed) and not held.finished:
+            elif last and not held.finished:
                 # Nobody waits for it, and so its worker has sent no outcome.
                 self._finishes(held, Outcome(held.rid, Cancelled.reason, ended_at=self._clock()))
-            if isinstance(report, Freed) or (isinstance(report, Outcome) and report.last):
+            if last:
                 self._forget(held)
         reports.append(report)
 
