@@ -282,8 +282,8 @@ class Gateway:
         if name == ANYONE:
             self._sink.put(envelope, None)
         else:
+            self._sink.put(envelope, name)  # first: while it is on its way there is time for the rest
             self.crew.hand(envelope.rid, name, envelope.endpoint, self._clock())
-            self._sink.put(envelope, name)
 
     def _recall(self, waiter: Waiter) -> bool | None:
         """Take it back if that can be. Returns whether it has begun in this attempt; None where a report will tell."""

@@ -204,18 +204,16 @@ class Reader(Generic[T]):
             if filled - at < needed:
                 break
             start = at + LENGTHS.size
-            found.append(self._message(view[start : start + head], view[start + head : at + needed]))
+            try:
+                message: T = self._decode(view[start : start + head])
+            except (msgspec.DecodeError, ValueError, RecursionError) as fault:
+                raise FrameError(f"a head that cannot be read: {fault}") from None
             at += needed
+            found.append(self._with_body(message, view[start + head : at]) if body else message)
             needed = LENGTHS.size
         self._keep(at, needed)
 
-    def _message(self, head: memoryview, body: memoryview) -> T:
-        try:
-            message: T = self._decode(head)
-        except (msgspec.DecodeError, ValueError, RecursionError) as fault:
-            raise FrameError(f"a head that cannot be read: {fault}") from None
-        if not body:
-            return message
+    def _with_body(self, message: T, body: memoryview) -> T:
         if isinstance(message, Work):
             whole = msgspec.structs.replace(message.envelope, payload=bytes(body))
             return msgspec.structs.replace(message, envelope=whole)

@@ -131,18 +131,18 @@ class LocalTransport:
         link.places.pop()
         link.table[place] = 0.0
         link.handed = number
-        self._held[rid] = self._unbegun[rid] = Held(
-            rid, envelope.attempt, envelope.endpoint, envelope.deadline, link, place, number
-        )
         link.holds += 1
         if link.holds == 1:
-            link.work.send(number, frame)  # its worker is idle
+            link.work.send(number, frame)  # its worker is idle: while it wakes up, there is time for the rest
         else:
             link.work.unsent[number] = frame
             if link not in self._dirty:
                 if not self._dirty:
                     self._loop.call_soon(self._flush)
                 self._dirty.append(link)
+        self._held[rid] = self._unbegun[rid] = Held(
+            rid, envelope.attempt, envelope.endpoint, envelope.deadline, link, place, number
+        )
         if number == link.limit:
             link.attendant.worn(link.name)
 
