@@ -375,8 +375,8 @@ DEFECTS = (
     ),
     Defect(
         "ingress/gateway.py",
-        "attempt != waiter.attempt:\n            return",
-        "attempt != waiter.attempt + 9:\n            return",
+        "attempt != waiter.attempt:\n            return  # an",
+        "attempt != waiter.attempt + 9:\n            return  # an",
         "an earlier attempt's beginning counts",
     ),
     Defect(
@@ -384,5 +384,70 @@ DEFECTS = (
         "            if not outcome.last:\n                self._abandon(waiter)\n",
         "",
         "work after the reply may take for ever",
+    ),
+    # ---- streams
+    Defect(
+        "ingress/gateway.py",
+        "if waiter is None or report.attempt != waiter.attempt:",
+        "if waiter is None:",
+        "what an earlier attempt streamed is heard",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            self.take(waiter, report)  # its caller",
+        "            pass  # its caller",
+        "what goes on without its caller waits for it",
+    ),
+    Defect("ingress/gateway.py", "            waiter.heard = True\n", "", "a stream begins again in its middle"),
+    Defect("ingress/gateway.py", " and not waiter.heard\n", "\n", "a stream of which something was heard is run again"),
+    Defect(
+        "ingress/gateway.py",
+        "        waiter.taken += len(chunk.payload) + FRAME\n",
+        "        waiter.taken += len(chunk.payload)\n",
+        "small messages are never granted in full",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            self._sink.grant(waiter.rid, waiter.taken)\n            waiter.taken = 0\n",
+        "            self._sink.grant(waiter.rid, waiter.taken)\n",
+        "what was taken once is granted again and again",
+    ),
+    Defect("ingress/gateway.py", "waiter.taken >= WINDOW // 4", "waiter.taken >= WINDOW", "a loop waits for too long"),
+    Defect(
+        "ingress/gateway.py",
+        "                self._sink.grant(waiter.rid, ENDLESS)\n",
+        "",
+        "what goes on without its caller waits for it, with its window full",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "waiter.envelope = waiter.hears = None",
+        "waiter.envelope = None",
+        "what a stream holds is left to the garbage collector",
+    ),
+    Defect("ingress/streaming.py", "            self._gateway.take(self._waiter, first)\n", "", "nothing is granted"),
+    Defect(
+        "ingress/streaming.py",
+        "            self._heard.pop()  #",
+        "            pass  #",
+        "progress that nobody looks at piles up",
+    ),
+    Defect(
+        "ingress/streaming.py",
+        "        while not self._heard and not self.promise.done():",
+        "        while not self.promise.done():",
+        "stream messages wait for the end",
+    ),
+    Defect(
+        "ingress/streaming.py",
+        "        if not self._heard:\n            return self.promise.result()\n",
+        "        if self.promise.done():\n            return self.promise.result()\n",
+        "the outcome overtakes stream messages",
+    ),
+    Defect(
+        "ingress/asking.py",
+        "            raise self._error(heard)\n",
+        "            raise StopAsyncIteration\n",
+        "a failure looks like the end",
     ),
 )

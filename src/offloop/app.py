@@ -1,16 +1,18 @@
 """Offloop: the front door. Owns entering and leaving, and asking from Python; everything else is assembled below it."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Concatenate, Self, TypeVar, overload
 
 from offloop import errors
 from offloop.assembly import Runtime
+from offloop.core.policy import Policy
 from offloop.events import Observer
 from offloop.graph.endpoint import Endpoint
 from offloop.graph.program import Program
-from offloop.ingress.asking import outcome_of
+from offloop.ingress.asking import Messages, outcome_of, stream_of
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
 from offloop.messages import Outcome
@@ -187,13 +189,70 @@ class Offloop:
         if outcome.reason == "ok" and not outcome.status:
             # Which form it is the media type tells: JSON has none of its own.
             return codec.decode_reply(Encoded(outcome.payload, "json", outcome.media_type, outcome.filename))
-        raise self._error(spec.name, outcome, label, retry_after)
+        raise self._error(runtime.gateway.policies[spec.name], outcome, label, retry_after)
 
-    def _error(self, endpoint: str, outcome: Outcome, request_id: str, retry_after: int | None) -> errors.OffloopError:
-        assert self._runtime is not None
-        policy = self._runtime.gateway.policies[endpoint]
-        problem = self.program.problem(endpoint, outcome.reason) if outcome.status else None
+    def _error(self, policy: Policy, outcome: Outcome, request_id: str, retry_after: int | None) -> errors.OffloopError:
+        problem = self.program.problem(policy.name, outcome.reason) if outcome.status else None
         return error_of(outcome, policy, request_id, problem, retry_after)
+
+    @overload
+    def stream(
+        self,
+        endpoint: Endpoint[Request, Reply],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> AbstractAsyncContextManager[Messages[Reply]]: ...
+    @overload
+    def stream(
+        self,
+        endpoint: Callable[Concatenate[Request, ...], Any],
+        message: Request,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> AbstractAsyncContextManager[Messages[Any]]: ...
+    @asynccontextmanager
+    async def stream(
+        self,
+        endpoint: Endpoint[Any, Any] | Callable[..., Any],
+        message: Any,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> AsyncIterator[Messages[Any]]:
+        """One request, its stream messages as they come, and then its reply.
+
+        Example:
+            async with off.stream(read, Blob(pdf)) as messages:
+                async for page in messages:
+                    show(page)
+            document = messages.reply
+
+        Leaving the block early cancels the request: its node sees `job.cancelled`, and its generator is closed.
+
+        Args:
+            endpoint: an Endpoint, or a function decorated with `@endpoint`.
+            message: of its request type.
+            timeout: seconds; shortens the endpoint's own.
+            request_id: the caller's label for logs.
+
+        Raises:
+            OffloopError: on entering, what refuses the request; while iterating, what the request ended with.
+        """
+        spec = self.program.find(endpoint)
+        runtime = self._here()
+        codec = self.program.codec(spec.name)
+        label = request_id or ""
+        # Not to be looked up when it is raised: whoever takes slowly may outlive the runtime.
+        policy = runtime.gateway.policies[spec.name]
+        async with stream_of(
+            runtime.gateway, spec.name, codec.encode_request(message), codec,
+            lambda outcome, retry_after: self._error(policy, outcome, label, retry_after),
+            timeout=timeout, request_id=label,
+        ) as messages:  # fmt: skip
+            yield messages
 
     @overload
     def ask_sync(

@@ -86,6 +86,12 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
     at: float
 
 
+WINDOW = 2**20
+"""Bytes of stream messages that may be on their way to one caller. Whoever makes them waits then."""
+FRAME = 512
+"""Bytes that a stream message counts for besides its payload: a flood of small ones takes memory, too."""
+
+
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
     """One stream message, encoded; `number` counts from 1 within an attempt."""
 
@@ -95,6 +101,16 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
     payload: bytes
     media_type: str | None = None
     filename: str | None = None
+
+
+class Progressed(msgspec.Struct, frozen=True, array_like=True, tag="progressed"):
+    """How far the work has come: `done` of `total`, where that is known, and a note for people."""
+
+    rid: str
+    attempt: int
+    done: float
+    total: float | None = None
+    note: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="outcome"):
@@ -167,5 +183,5 @@ class WorkerGone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
     cause: str
 
 
-Report = Begun | Chunk | Outcome | Freed | Withdrawn | Refused | WorkerUp | WorkerGone
+Report = Begun | Chunk | Progressed | Outcome | Freed | Withdrawn | Refused | WorkerUp | WorkerGone
 """All that can come back from the worker side."""

@@ -8,14 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Report, WorkerGone
-from offloop.testing.conformance import Ends, TransportConformance, suite, web_side, work
+from offloop.messages import WINDOW, Begun, Chunk, Envelope, Freed, Outcome, Progressed, Report, WorkerGone
+from offloop.testing.conformance import Ends, TransportConformance, streams, suite, web_side, work
 from offloop.testing.conformance.web_side import WebSide
-from offloop.transports.memory import MemoryDelivery, MemoryTransport
+from offloop.transports.delivery import ClaimedDelivery
+from offloop.transports.memory import MemoryTransport
 
 
 class ClaimedByAll(MemoryTransport):
-    def get(self, timeout: float) -> MemoryDelivery | None:
+    def get(self, timeout: float) -> ClaimedDelivery | None:
         delivery = super().get(timeout)
         if delivery is not None:
             delivery._claim.extend([None] * 99)
@@ -29,9 +30,9 @@ class WithdrawnAtAnyTime(MemoryTransport):
 
 
 class LastInFirstOut(MemoryTransport):
-    held: list[MemoryDelivery]
+    held: list[ClaimedDelivery]
 
-    def get(self, timeout: float) -> MemoryDelivery | None:
+    def get(self, timeout: float) -> ClaimedDelivery | None:
         self.held = getattr(self, "held", [])
         while (delivery := super().get(0.0)) is not None:
             self.held.append(delivery)
@@ -53,7 +54,7 @@ class Deaf(MemoryTransport):
 class CancelsAll(MemoryTransport):
     def cancel(self, rid: str) -> None:
         for delivery in self._deliveries.values():
-            delivery.cancelled = True
+            delivery.cancel()
 
 
 class Lossy(MemoryTransport):
@@ -111,7 +112,7 @@ class Restless(MemoryTransport):
 class Dozing(MemoryTransport):
     """Work wakes nobody who waits already."""
 
-    def get(self, timeout: float) -> MemoryDelivery | None:
+    def get(self, timeout: float) -> ClaimedDelivery | None:
         return super().get(0.0)
 
 
@@ -232,6 +233,112 @@ class Mourning(MemoryTransport):
         super().put(envelope, worker)
 
 
+class Changed(MemoryTransport):
+    """Its deliveries are of another class."""
+
+    delivery: type[ClaimedDelivery]
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        delivery = self._deliveries[envelope.rid] = self.delivery(envelope)
+        self._queue.put(delivery)
+
+
+class Boundless(Changed):
+    """Nobody ever waits."""
+
+    class delivery(ClaimedDelivery):  # noqa: N801  (it stands in for an attribute)
+        def spend(self, size: int, timeout: float) -> bool:
+            return True
+
+
+class Strict(Changed):
+    """No message may go beyond what is left."""
+
+    class delivery(ClaimedDelivery):  # noqa: N801
+        def spend(self, size: int, timeout: float) -> bool:
+            return size <= WINDOW and super().spend(size, timeout)
+
+
+class Punctual(Changed):
+    """It waits for room, and only then looks at the time."""
+
+    class delivery(ClaimedDelivery):  # noqa: N801
+        def spend(self, size: int, timeout: float) -> bool:
+            return super().spend(size, timeout + 2.0)
+
+
+class Asking(Changed):
+    """Whoever does not stream has room as well."""
+
+    class delivery(ClaimedDelivery):  # noqa: N801
+        def __init__(self, envelope: Envelope) -> None:
+            super().__init__(msgspec.structs.replace(envelope, stream=True))
+
+
+class Resumed(Changed):
+    """What is put again goes on with the room that it had."""
+
+    def put(self, envelope: Envelope, worker: str | None) -> None:
+        before = getattr(self, "credits", {}).get(envelope.rid)
+        super().put(envelope, worker)
+        made = self._deliveries[envelope.rid]
+        made._credit = before or made._credit
+        self.credits = {**getattr(self, "credits", {}), envelope.rid: made._credit}
+
+    delivery = ClaimedDelivery
+
+
+class Miserly(MemoryTransport):
+    def grant(self, rid: str, room: int) -> None:
+        """What was taken opens nothing."""
+
+
+class Forgets(MemoryTransport):
+    """Of two grants between two looks one counts."""
+
+    def grant(self, rid: str, room: int) -> None:
+        super().grant(rid, room - 1)
+
+
+class GrantsAll(MemoryTransport):
+    def grant(self, rid: str, room: int) -> None:
+        for known in self._deliveries:
+            super().grant(known, room)
+
+
+class Knowing(MemoryTransport):
+    def grant(self, rid: str, room: int) -> None:
+        self._deliveries[rid].grant(room)
+
+
+class StillWaiting(MemoryTransport):
+    """A cancellation is seen by whoever looks, and whoever waits does not look."""
+
+    def cancel(self, rid: str) -> None:
+        if rid in self._deliveries:
+            self._deliveries[rid].cancelled = True
+
+
+class Overtaking(MemoryTransport):
+    """What tells of progress is sent behind all else."""
+
+    def settle(self) -> None:
+        progress = [report for report in self._reports if isinstance(report, Progressed)]
+        for report in progress:
+            self._reports.remove(report)
+        self._reports.extend(progress)
+        super().settle()
+
+
+class Granting(MemoryTransport):
+    """Its end lets all streams flow."""
+
+    def close(self) -> None:
+        for delivery in self._deliveries.values():
+            delivery.grant(WINDOW)
+        super().close()
+
+
 BROKEN: list[tuple[type[MemoryTransport], str]] = [
     (ClaimedByAll, "a_delivery_is_claimed_once"),
     (ClaimedByAll, "racing_threads_claim_a_delivery_once"),
@@ -271,9 +378,26 @@ BROKEN: list[tuple[type[MemoryTransport], str]] = [
     (DiesTwice, "a_lost_workers_end_is_the_last_of_it"),
     (Undying, "a_workers_end_comes_after_all_that_it_had_sent"),
     (Mourning, "what_is_put_for_a_lost_worker_is_without_harm"),
+    (Boundless, "a_window_may_be_spent_and_no_more"),
+    (Boundless, "one_message_may_be_larger_than_what_is_left"),
+    (Strict, "one_message_may_be_larger_than_what_is_left"),
+    (Punctual, "the_end_of_time_ends_the_waiting"),
+    (Asking, "a_request_whose_caller_does_not_stream_cannot_spend"),
+    (Resumed, "what_is_put_again_has_a_window_of_its_own"),
+    (Miserly, "a_waiting_loop_goes_on_when_its_caller_has_taken"),
+    (Miserly, "what_is_taken_again_and_again_adds_up"),
+    (Forgets, "what_is_taken_again_and_again_adds_up"),
+    (GrantsAll, "what_one_caller_has_taken_is_nothing_to_the_others"),
+    (Knowing, "grants_for_unknown_ids_are_passed_over"),
+    (StillWaiting, "a_cancellation_ends_the_waiting"),
+    (Overtaking, "stream_messages_and_progress_keep_their_order"),
+    (Granting, "nothing_is_granted_after_close"),
 ]
 
-SILENT = {Deaf, Lossy, Disheartened, Unshaken, OncePerId, FirstStays, AnyAttempt, Undying}
+SILENT = {
+    Deaf, Lossy, Disheartened, Unshaken, OncePerId, FirstStays, AnyAttempt, Undying, Punctual, Asking, Resumed, Miserly,
+    Forgets, StillWaiting,
+}  # fmt: skip
 """Seen only by what does not come: no need to wait for it long."""
 
 
@@ -290,7 +414,7 @@ def test_a_broken_transport_does_not_pass(
             )  # fmt: skip
 
     if broken in SILENT:
-        for module in (web_side, suite, work):
+        for module in (web_side, suite, work, streams):
             monkeypatch.setattr(module, "DEADLINE", 0.5)
     with WebSide() as web:
         ends = web.run(Broken().open())

@@ -261,6 +261,16 @@ def test_real_documents_are_answered_as_documented(demonstration: Server, path: 
     assert answer.json()["reason"] == "empty-pdf"
 
 
+def test_a_real_document_is_streamed_as_documented(demonstration: Server) -> None:
+    document = demo.app.openapi()
+    headers = {"content-type": "application/pdf", "accept": "text/event-stream"}
+    answer = httpx.post(f"{demonstration.url}/documents", content=pdf("One", "Two"), headers=headers)
+    media = document["paths"]["/documents"]["post"]["responses"]["200"]["content"][answer.headers["content-type"]]
+    assert fits(document, media["schema"], answer.text)
+    events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert [kind for kind in events if kind != "progress"] == ["chunk", "chunk", "reply"]
+
+
 @DEMO.parametrize()
 @EXAMPLES
 def test_the_demo_answers_as_its_document_says(case: schemathesis.Case, mode: Mode, demonstration: Server) -> None:

@@ -6,6 +6,7 @@ Owns the checks that need the whole of it: those of the event log's own checker,
 from offloop.events import Event
 from offloop.telemetry.verify import check
 from tests.simulation.recorder import Recorder
+from tests.simulation.streams import Streams
 from tests.simulation.world import World
 
 MAX_DELIVERIES = 3
@@ -18,9 +19,10 @@ class Afterwards:
         grace: seconds past its deadline that a node might hold its loop.
     """
 
-    def __init__(self, recorder: Recorder, world: World, *, grace: float) -> None:
+    def __init__(self, recorder: Recorder, world: World, streams: Streams, *, grace: float) -> None:
         self._recorder = recorder
         self._world = world
+        self._streams = streams
         self._grace = grace
 
     def judge(self) -> None:
@@ -50,10 +52,10 @@ class Afterwards:
             for kind in ("waiter_add", "terminal", "waiter_del"):
                 assert kinds.count(kind) == admitted, (rid, kind)
             if admitted:
-                _truthful(rid, events, kinds)
+                _truthful(rid, events, kinds, heard=self._streams.was_heard(rid))
 
 
-def _truthful(rid: str, events: list[Event], kinds: list[str]) -> None:
+def _truthful(rid: str, events: list[Event], kinds: list[str], *, heard: bool) -> None:
     admit, end = events[kinds.index("admit")], events[kinds.index("terminal")]
     starts = [event for event in events if event.kind == "start"]
     assert len(starts) <= (MAX_DELIVERIES if admit.idempotent else 1), f"{rid} began too often"
@@ -61,7 +63,7 @@ def _truthful(rid: str, events: list[Event], kinds: list[str]) -> None:
         assert not starts, f"{rid} is said not to have begun"
     if end.started is True:
         assert starts, f"{rid} is said to have begun"
-    if end.outcome == "worker-lost" and admit.idempotent:
+    if end.outcome == "worker-lost" and admit.idempotent and not heard:
         assert len(starts) == MAX_DELIVERIES, f"{rid} was given up too early"
     if end.outcome in ("expired-in-queue", "upload-timeout"):
         assert end.started is False

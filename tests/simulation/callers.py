@@ -4,6 +4,7 @@ Owns one caller's story and what it was told. A caller does with the gateway wha
 included; it judges what it is told, and nothing else.
 """
 
+from collections import deque
 from collections.abc import Callable
 from random import Random
 
@@ -12,7 +13,8 @@ from offloop.core.policy import Policy
 from offloop.core.waiters import Waiter
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
-from offloop.messages import Chunk, Outcome
+from offloop.messages import Chunk, Outcome, Progressed
+from tests.simulation.streams import Streams
 from tests.simulation.world import World
 
 
@@ -68,11 +70,17 @@ class Caller:
         self._leaves_by = random.choices((None, "disconnect", "cancelled"), (6, 2, 2))[0]
         self._closes_after = random.choice((0.0, 0.0, 0.002))
         self._closes_at_once = random.random() < 0.05
+        self._untaken: deque[Chunk | Progressed] = deque()
+        self._takes_after = random.choice((0.0, 0.0, 0.001, policy.timeout / 8, None))
+        self._taking = False
 
-    def plan(self, world: World, gateway: Gateway, refused: Callable[["Caller", int, bool], None]) -> None:
+    def plan(
+        self, world: World, gateway: Gateway, streams: Streams, refused: Callable[["Caller", int, bool], None]
+    ) -> None:
         """`refused` judges a refusal, given the bytes that were asked for in all and whether the type was accepted."""
         self._world = world
         self._gateway = gateway
+        self._accounts = streams
         self._judge = refused
         world.at(self.arrives, self._arrive, web=True)
 
@@ -89,7 +97,7 @@ class Caller:
         assert self._declared <= self.policy.max_body
         assert abs(self.waiter.deadline - self.waiter.admitted_at - self._seconds) < 1e-6, "its deadline is not its own"
         if self._streams:
-            self.waiter.chunks = self.chunks.append
+            self.waiter.hears = self._hear
         if self._leaves_by is not None:
             self._world.after(self._leaves_after, self._leave, web=True)
         self._upload(0)
@@ -121,11 +129,36 @@ class Caller:
         assert (refusal.retry_after is not None) == (refusal.status in (429, 503))
         assert refusal.retry_after is None or 1 <= refusal.retry_after <= 30
 
+    def _hear(self, report: Chunk | Progressed) -> None:
+        assert self.promise.outcome is None, "a stream goes on after its end"
+        if isinstance(report, Chunk):
+            self.chunks.append(report)
+            self._accounts.heard(report)
+        self._untaken.append(report)
+        self._take_soon()
+
+    def _take_soon(self) -> None:
+        if self._takes_after is not None and self._untaken and not self._taking:
+            self._taking = True
+            self._world.after(self._takes_after, self._take, web=True)
+
+    def _take(self) -> None:
+        assert self.waiter is not None
+        self._taking = False
+        if self.closed or self.left:
+            return
+        if isinstance(first := self._untaken.popleft(), Chunk):
+            self._accounts.taken(first)
+            self._gateway.take(self.waiter, first)
+        self._take_soon()
+
     def _leave(self) -> None:
         assert self.waiter is not None
         if self.closed or self.left:
             return
         self.left = True
+        if self._streams and self.policy.finishes and self._leaves_by == "disconnect":
+            self._accounts.left(self.waiter.rid)
         if self._leaves_by == "disconnect":
             self._gateway.cancel(self.waiter, "disconnect")
         else:
@@ -157,8 +190,9 @@ class Caller:
         assert outcome.rid == self.waiter.rid
         if outcome.reason == "ok":
             assert outcome.payload == f"{outcome.rid}/{outcome.attempt}".encode()
-            numbers = [chunk.number for chunk in self.chunks if chunk.attempt == outcome.attempt]
-            assert numbers == sorted(set(numbers))
+            numbers = [chunk.number for chunk in self.chunks]
+            assert numbers == [*range(1, len(numbers) + 1)]
+            assert not numbers or self.chunks[0].attempt == outcome.attempt
         elif not outcome.status and outcome.reason != "invalid-payload":
             error = error_of(outcome, self.policy, "", retry_after=self._gateway.retry_after(self.waiter, outcome))
             assert (error.retry_after is not None) == (error.status in (429, 503))

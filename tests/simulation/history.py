@@ -13,13 +13,14 @@ from offloop.core.policy import Policy
 from offloop.core.waiters import Phase
 from offloop.events import Events
 from offloop.ingress.gateway import Gateway
-from offloop.messages import Envelope
+from offloop.messages import FRAME, WINDOW, Envelope
 from tests.simulation.account import Account
 from tests.simulation.afterwards import MAX_DELIVERIES, Afterwards
 from tests.simulation.callers import Caller
 from tests.simulation.parts import Plan
 from tests.simulation.plant import Plant
 from tests.simulation.recorder import Recorder
+from tests.simulation.streams import Streams
 from tests.simulation.world import FakeTimers, World
 
 ENDS = ("ok", "too-many", "node-failed", "no-reply", "invalid-payload", "die")
@@ -37,6 +38,7 @@ class History:
         self.seed = seed
         self.draw = draw = Random(seed)
         self.recorder = Recorder()
+        self.streams = Streams()
         self.world = world = World()
         world.watch = self._always
         events = Events([self.recorder])
@@ -71,6 +73,7 @@ class History:
             tells_late=draw.random() < 0.3,
             ghosts=draw.choice((0.0, 0.0, 0.5)),
             refuses=draw.choice((0.0, 0.0, 0.05)),
+            streams=self.streams,
         )  # fmt: skip
         self.timers = FakeTimers(world, Random(draw.random()))
         self.drain = Drain(draw.choice((0.0, 0.05, 0.5, 2.0)), draw.choice((0.0, 0.0, 0.1, 1.0)))
@@ -142,8 +145,9 @@ class History:
         goes_on = end == "ok" and (not self.rush or draw.random() < self.surprising)
         after = draw.choice((0.0, 0.0, 0.0, self.slow, 1.0)) if goes_on else 0.0
         return Plan(
-            seconds, end, after, chunks=draw.choice((0, 0, 3)) if envelope.stream else 0,
+            seconds, end, after, chunks=draw.choice((0, 3, 12)) if envelope.stream else 0,
             twice=draw.random() < 0.1, heeds=draw.random() < 0.6,
+            size=draw.choice((FRAME, WINDOW // 5, WINDOW // 3, 2 * WINDOW)),
         )  # fmt: skip
 
     # ---- what happens
@@ -158,7 +162,7 @@ class History:
         self.plant.wire.settle_all()
         gateway.start()
         for caller in self.callers:
-            caller.plan(world, gateway, self._refused)
+            caller.plan(world, gateway, self.streams, self._refused)
         self._trouble()
         drains = draw.random() < 0.6
         stops = draw.random() < 0.5
@@ -259,6 +263,7 @@ class History:
                 assert waiter.rid in backlog, f"{waiter.rid} has lost its place"
             elif waiter.phase is Phase.BEGUN:
                 assert waiter.rid not in backlog, f"{waiter.rid} has begun and keeps its place"
+                self.streams.owed(waiter.rid)
             assert now <= self.world.excused(waiter.deadline, 0.05), f"{waiter.rid} outlives its deadline"
         self._handed_out(now)
         self._in_order()
@@ -378,4 +383,4 @@ class History:
         order = [self.recorder.enqueued[rid] for rid in self.plant.firsts]
         assert order == sorted(order), "work was not handed out in its order"
         assert self.rids == len(self.callers)
-        Afterwards(self.recorder, self.world, grace=self.kill_grace).judge()
+        Afterwards(self.recorder, self.world, self.streams, grace=self.kill_grace).judge()

@@ -1,10 +1,11 @@
 """What a plant is made of: what a request comes to, who holds it, who runs it. Plain records that decide nothing."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from offloop.core.respawn import Respawn
-from offloop.messages import Envelope
+from offloop.messages import WINDOW, Envelope
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Plan:
         end: `ok`, a reason, a Problem's reason (`too-many`), or `die`.
         after: seconds of work after the reply; 0.0 for none.
         chunks: how many come before the reply.
+        size: bytes that each of them counts for.
         twice: whether the reply is sent twice.
         heeds: whether the work notices that it is cancelled or late.
     """
@@ -24,14 +26,21 @@ class Plan:
     end: str
     after: float = 0.0
     chunks: int = 0
+    size: int = 0
     twice: bool = False
     heeds: bool = True
 
 
 class Delivery:
-    """An envelope on its way or in a worker's hands. `begun` is None until it has begun, or never will."""
+    """An envelope on its way or in a worker's hands.
 
-    __slots__ = ("asked", "begun", "begun_at", "cancelled", "envelope", "put_at", "replied", "where")
+    Attributes:
+        begun: None until it has begun, or never will.
+        room: bytes of stream messages that may be sent.
+        waits: goes on with its work once there is room.
+    """
+
+    __slots__ = ("asked", "begun", "begun_at", "cancelled", "envelope", "put_at", "replied", "room", "waits", "where")
 
     def __init__(self, envelope: Envelope, where: "Worker | None", put_at: float) -> None:
         self.envelope = envelope
@@ -42,6 +51,8 @@ class Delivery:
         self.asked = False
         self.replied = False
         self.cancelled = False
+        self.room = WINDOW
+        self.waits: Callable[[], None] | None = None
 
 
 @dataclass(eq=False)

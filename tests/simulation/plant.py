@@ -6,13 +6,29 @@ say, in the same order, and keeps accounts of its own; it judges nothing but wha
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from random import Random
 
 from offloop.core.respawn import Respawn
 from offloop.events import STOPPED, Event, Events, Kind
-from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone, WorkerUp
+from offloop.messages import (
+    FRAME,
+    Begun,
+    Chunk,
+    Envelope,
+    Freed,
+    Outcome,
+    Progressed,
+    Refused,
+    Report,
+    Withdrawn,
+    WorkerGone,
+    WorkerUp,
+)
 from tests.simulation.account import Account
 from tests.simulation.parts import Delivery, Plan, Worker
+from tests.simulation.streams import Streams
 from tests.simulation.wire import Wire
 from tests.simulation.world import World
 
@@ -36,6 +52,7 @@ class Plant:
         tells_late: whether a worker reports what it found to be late, or leaves that to the web side.
         ghosts: the share of requests lost with their worker whose reply comes all the same, much later.
         refuses: the share of envelopes that the transport cannot take.
+        streams: the account of what is on its way.
     """
 
     def __init__(
@@ -56,6 +73,7 @@ class Plant:
         tells_late: bool,
         ghosts: float,
         refuses: float,
+        streams: Streams,
     ) -> None:
         self.world = world
         self.random = random
@@ -65,6 +83,9 @@ class Plant:
         self.account: Account | None = None
         self.outage_until = 0.0
         self.outcomes_sent = 0
+        self.waited = 0
+        """How often a loop waited for room."""
+        self.streams = streams
         self.firsts: dict[str, None] = {}
         """Every rid that was ever handed out, in the order in which it was the first time."""
         self.taking_back = False
@@ -95,11 +116,11 @@ class Plant:
         assert not self.wire.reading, "work was handed out before all was read that had come"
         if self.account is not None and worker is not None:
             self.account.handed(envelope, worker, self.world.now)
+        self.firsts[envelope.rid] = None
         if self.random.random() < self._refuses and (worker is None or self.workers[worker].alive):
             self._refused.add(envelope.rid)
             self.wire.send(worker or "", Refused(envelope.rid, "backend-unavailable"))
             return
-        self.firsts[envelope.rid] = None
         if worker is None:
             self._deliveries[envelope.rid] = delivery = Delivery(envelope, None, self.world.now)
             self._buffer.append(delivery)
@@ -128,7 +149,11 @@ class Plant:
     def _withdraw(self, rid: str) -> bool | None:
         at_once = self._withdrawals == "now" or self.shared
         if rid in self._refused:
-            return True if at_once else None  # what it reported is the answer
+            if not at_once:
+                return None  # what it reported is the answer
+            self._refused.discard(rid)
+            self.wire.retract(rid)
+            return True
         delivery = self._deliveries[rid]
         if at_once:
             return self._take_back(delivery)
@@ -155,6 +180,19 @@ class Plant:
     def cancel(self, rid: str) -> None:
         if (delivery := self._deliveries.get(rid)) is not None:
             delivery.cancelled = True
+            self._let_on(delivery)
+
+    def grant(self, rid: str, room: int) -> None:
+        self.streams.granted(rid, room)
+        if (delivery := self._deliveries.get(rid)) is not None:
+            delivery.room += room
+            self._let_on(delivery)
+
+    def _let_on(self, delivery: Delivery) -> None:
+        """Whoever waits for room goes on in its own time: there is some now, or nobody waits any more."""
+        goes_on, delivery.waits = delivery.waits, None
+        if goes_on is not None:
+            self.world.after(self._soon(), goes_on)
 
     def settle(self) -> None:
         self.wire.settle()
@@ -290,9 +328,15 @@ class Plant:
         self._emit("dequeue", envelope, worker)
         self._emit("start", envelope, worker)
         plan = self._plan(envelope)
-        for number in range(1, plan.chunks + 1):
-            self._then(worker, delivery, plan.seconds * number / (plan.chunks + 1), self._chunk, number)
-        self._then(worker, delivery, plan.seconds, self._end, plan)
+        self._go_on(delivery, worker, (plan, 1))
+
+    def _go_on(self, delivery: Delivery, worker: Worker, upto: tuple[Plan, int]) -> None:
+        """With the next of its stream messages, or its end."""
+        plan, number = upto
+        if number <= plan.chunks:
+            self._then(worker, delivery, plan.seconds / (plan.chunks + 1), self._chunk, upto)
+        else:
+            self._then(worker, delivery, plan.seconds / (plan.chunks + 1), self._end, plan)
 
     def _then(
         self, worker: Worker, delivery: Delivery, delay: float, act: Callable[..., None], argument: object
@@ -303,9 +347,25 @@ class Plant:
 
         self.world.after(delay, happen)
 
-    def _chunk(self, delivery: Delivery, worker: Worker, number: int) -> None:
-        envelope = delivery.envelope
-        self.wire.send(worker.name, Chunk(envelope.rid, envelope.attempt, number, envelope.payload))
+    def _chunk(self, delivery: Delivery, worker: Worker, upto: tuple[Plan, int]) -> None:
+        envelope, (plan, number) = delivery.envelope, upto
+        if delivery.cancelled or self.world.clock() >= envelope.deadline:
+            # As a loop's own wait ends: nothing more is sent, whatever the work would like.
+            delivery.waits = None
+            self._end(delivery, worker, replace(plan, heeds=True, end="ok" if plan.end == "die" else plan.end))
+        elif delivery.room <= 0:
+            self.waited += 1
+            delivery.waits = lambda: self._then(worker, delivery, 0.0, self._chunk, upto)
+            # Its own patience, which ends whatever it is told.
+            self.world.at(max(self.world.now, envelope.deadline), lambda: self._let_on(delivery))
+        else:
+            delivery.room -= plan.size
+            if number == plan.chunks // 2 + 1:
+                self.wire.send(worker.name, Progressed(envelope.rid, envelope.attempt, number, plan.chunks))
+            chunk = Chunk(envelope.rid, envelope.attempt, number, _payload(plan.size - FRAME))
+            self.streams.sent(chunk)
+            self.wire.send(worker.name, chunk)
+            self._go_on(delivery, worker, (plan, number + 1))
 
     def _end(self, delivery: Delivery, worker: Worker, plan: Plan) -> None:
         envelope = delivery.envelope
@@ -372,3 +432,9 @@ class Plant:
                     attempt=envelope.attempt, deadline=envelope.deadline, worker=worker.name,
                 )
             )  # fmt: skip
+
+
+@cache
+def _payload(size: int) -> bytes:
+    """The same object each time: what streams carry is of no account, and may be large."""
+    return bytes(size)

@@ -51,10 +51,13 @@ def test_the_histories_come_to_what_they_are_for() -> None:
         history.run()
         if history.account is not None:
             seen += history.account.seen
+        seen += history.streams.seen
+        seen["waited for room"] += history.plant.waited
     wanted = {
         "ahead": 200, "asked back for a free loop": 20, "asked back though none is free": 8,
         "asked and not answered at once": 8, "taken back and handed again": 20, "went on after its reply": 60,
         "cut short, and longer than was known": 40, "recycled": 100, "wedged": 60, "failed starts": 200,
-        "admitted with nobody there": 60, "refused for want of workers": 200,
+        "admitted with nobody there": 60, "refused for want of workers": 200, "sent": 2000, "full": 300, "taken": 500,
+        "granted": 200, "went on alone": 20, "waited for room": 100,
     }  # fmt: skip
     assert {what: seen[what] for what, least in wanted.items() if seen[what] < least} == {}

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
-from offloop.messages import Begun, Chunk, Freed, Outcome, Report, WorkerGone
+from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Refused, Report, WorkerGone
 from tests.simulation.world import World
 
 
@@ -49,6 +49,12 @@ class Wire:
         if not self._armed and type(report) is not Begun:
             self._armed = True
             self._world.after(self._random.uniform(0.0, 0.001), self._woken, web=True)
+
+    def retract(self, rid: str) -> None:
+        """Whoever was refused was taken back before anybody heard of it."""
+        self._unread = deque(
+            (name, report) for name, report in self._unread if not (isinstance(report, Refused) and report.rid == rid)
+        )
 
     def _woken(self) -> None:
         self._armed = False
@@ -96,7 +102,7 @@ class Wire:
         if isinstance(report, WorkerGone):
             left = [rid for rid, begun in self._untold.items() if begun.worker == name]
             read.extend(self._untold.pop(rid) for rid in left)
-        elif isinstance(report, Begun | Chunk | Outcome | Freed):
+        elif isinstance(report, Begun | Chunk | Progressed | Outcome | Freed):
             known = self._untold.get(report.rid)
             if known is not None and known.worker == name:
                 del self._untold[report.rid]

@@ -1,16 +1,17 @@
-"""What a type checker knows of `ask`: a user's program, checked by `mypy --strict` and never run.
+"""What a type checker knows of `ask` and `stream`: a user's program, checked by `mypy --strict` and never run.
 
 Where a call must be refused, `type: ignore` says so; mypy reports one that is not needed.
 """
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from dishka import FromDishka
 from pydantic import BaseModel
 
 from offloop import Blob, Endpoint, Job, Offloop, endpoint, node
+from offloop.ingress.asking import Messages, Progress
 
 
 class Text(BaseModel):
@@ -122,3 +123,19 @@ def ask_from_a_thread(off: Offloop, text: Text) -> None:
     assert_type(off.ask_sync(plain, Blob(b"")), Scan)
     assert_type(off.ask_sync(either, text), Words | Scan)
     off.ask_sync(forget, text)
+
+
+async def stream(off: Offloop, text: Text) -> None:
+    async with off.stream(any_of, Blob(b"")) as messages:
+        async for _ in messages:
+            assert_type(messages.progress, Progress | None)
+        assert_type(messages.reply, Words)
+    async with off.stream(plain, Blob(b""), timeout=1.0, request_id="label") as scanned:
+        assert_type(scanned, Messages[Scan])
+    async with off.stream(count, text) as counted:
+        assert_type(counted, Messages[Any])
+
+    off.stream(plain, text)  # type: ignore[misc]
+    off.stream(count, Scan(dots=1))  # type: ignore[arg-type]
+    async with off.stream(plain, Blob(b""), timeot=2):  # type: ignore[call-overload]
+        pass

@@ -33,7 +33,9 @@ class Waiter(msgspec.Struct, eq=False):
         size: bytes of its body that are reserved.
         begun_at: of the attempt that runs; 0.0 before.
         envelope: what is sent to a worker, kept for as long as it may be sent again.
-        chunks: takes stream messages, where the caller does.
+        hears: takes stream messages and progress, where the caller does.
+        heard: a stream message has come: the work cannot begin again without the caller noticing.
+        taken: bytes of stream messages that the caller has taken and its loop has not been told of.
         verdict: the reason to end with once a withdrawal is answered; "" where that depends on the answer.
         due_at: when it is to be looked at: its deadline, or when a withdrawal has to be answered.
         order: as the how manieth of all its body was complete.
@@ -51,7 +53,9 @@ class Waiter(msgspec.Struct, eq=False):
     attempt: int = 1
     begun_at: float = 0.0
     envelope: Envelope | None = None
-    chunks: Any = None
+    hears: Any = None
+    heard: bool = False
+    taken: int = 0
     verdict: str = ""
     told: bool = False
     order: int = 0

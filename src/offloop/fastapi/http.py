@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from offloop import errors
-from offloop.fastapi import problems
+from offloop.core.waiters import Waiter
+from offloop.fastapi import events, problems
 from offloop.fastapi.departures import Call, Departures
 from offloop.fastapi.headers import (
     disposition_header,
@@ -23,6 +24,7 @@ from offloop.fastapi.headers import (
 from offloop.fastapi.upload import discard_body, read_body
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
+from offloop.ingress.streaming import Stream
 from offloop.messages import Form, Outcome
 
 if TYPE_CHECKING:
@@ -65,28 +67,20 @@ class HttpEndpoint:
             kind.encode("latin-1") if kind is not None else None: spec.form_of(kind) for kind in usual
         }
         self._departures = departures
+        self._streams = endpoint.stream is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit, read, enqueue, wait, answer; and whatever happens, close."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if self._streams and events.wanted(headers):
+            await self._stream(scope, receive, send, headers)
+            return
         label = request_label(headers.get(b"x-request-id"))
-        length = headers.get(b"content-length", b"0")
-        declared = int(length) if self._takes_body and length.isdigit() else 0
         form: Form | None = self._form(headers) if self._takes_body else "none"
         try:
-            gateway = self._off.gateway
-            if gateway is None:
-                raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
+            gateway = self._door()
             promise: asyncio.Future[Outcome | None] = gateway.promise()
-            seconds = headers.get(b"x-request-timeout")
-            waiter = gateway.open(
-                self._name,
-                promise,
-                request_id=label.decode("ascii"),
-                timeout=request_timeout(seconds) if seconds is not None else None,
-                declared=declared,
-                acceptable=form is not None,
-            )
+            waiter = self._open(gateway, promise, headers, label, form)
         except errors.OffloopError as error:
             if await _fail(error, label, scope, send, unread=_unread(headers)):
                 await _let_go(receive, send)
@@ -100,24 +94,20 @@ class HttpEndpoint:
         try:
             try:
                 if self._takes_body:
-                    body = await read_body(call, gateway, declared)
+                    body = await read_body(call, gateway, waiter.size)
                 if body is not None:
                     self._enqueue(gateway, call, scope, headers, form, body)
                 outcome = await promise
             finally:
                 departures.discard(call)  # before an answer is written, which a server reports as a departure
-            if outcome is None:
-                await _unheard(send)
-            elif outcome.reason == "ok" and not outcome.status:
+            if outcome is not None and outcome.reason == "ok" and not outcome.status:
                 await send(
                     {"type": "http.response.start", "status": self._status, "headers": self._head(outcome, label)}
                 )
                 await send({"type": "http.response.body", "body": outcome.payload})
             else:
-                failure = error_of(
-                    outcome, waiter.policy, waiter.request_id, retry_after=gateway.retry_after(waiter, outcome)
-                )
-                lingers = await _fail(failure, label, scope, send, unread=_unread(headers) if body is None else 0)
+                unread = _unread(headers) if body is None else 0
+                lingers = await _failed(gateway, waiter, outcome, label, scope, send, unread=unread)
         except errors.OffloopError as error:  # the body grew beyond a bound
             lingers = await _fail(error, label, scope, send, unread=_unread(headers))
         finally:
@@ -125,19 +115,88 @@ class HttpEndpoint:
         if lingers:  # after the close: the request is over, only the connection is not
             await _let_go(receive, send)
 
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
+        """As above, for a caller who takes events: once the body is there, what comes is a stream."""
+        label = request_label(headers.get(b"x-request-id"))
+        form: Form | None = self._form(headers) if self._takes_body else "none"
+        try:
+            gateway = self._door()
+            stream = Stream(gateway)
+            waiter = self._open(gateway, stream.promise, headers, label, form)
+        except errors.OffloopError as error:
+            if await _fail(error, label, scope, send, unread=_unread(headers)):
+                await _let_go(receive, send)
+            return
+        assert form is not None
+        stream.begin(waiter)
+        call = Call(gateway, waiter, stream.promise, receive)
+        self._departures.add(call)
+        body: bytes | None = b""
+        lingers = False
+        try:
+            try:
+                if self._takes_body:
+                    body = await read_body(call, gateway, waiter.size)
+                if body is not None:
+                    self._enqueue(gateway, call, scope, headers, form, body, stream=True)
+                    outcome = await events.serve(stream, label, send)
+                else:
+                    outcome = await stream.promise
+            finally:
+                self._departures.discard(call)
+            if body is None:
+                lingers = await _failed(gateway, waiter, outcome, label, scope, send, unread=_unread(headers))
+            elif outcome is not None:
+                await events.end(gateway, waiter, outcome, label, send)
+        except errors.OffloopError as error:  # the body grew beyond a bound
+            lingers = await _fail(error, label, scope, send, unread=_unread(headers))
+        finally:
+            gateway.close(waiter)
+        if lingers:
+            await _let_go(receive, send)
+
+    def _door(self) -> Gateway:
+        gateway = self._off.gateway
+        if gateway is None:
+            raise errors.BackendUnavailable(endpoint=self._name, retry_safe=True)
+        return gateway
+
+    def _open(
+        self, gateway: Gateway, promise: Any, headers: dict[bytes, bytes], label: bytes, form: Form | None
+    ) -> Waiter:
+        """Admit, by what the headers say; raises what refuses."""
+        length = headers.get(b"content-length", b"0")
+        seconds = headers.get(b"x-request-timeout")
+        return gateway.open(
+            self._name,
+            promise,
+            request_id=label.decode("ascii"),
+            timeout=request_timeout(seconds) if seconds is not None else None,
+            declared=int(length) if self._takes_body and length.isdigit() else 0,
+            acceptable=form is not None,
+        )
+
     def _enqueue(
-        self, gateway: Gateway, call: Call, scope: Scope, headers: dict[bytes, bytes], form: Form, body: bytes
+        self,
+        gateway: Gateway,
+        call: Call,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        form: Form,
+        body: bytes,
+        *,
+        stream: bool = False,
     ) -> None:
         traced = b"traceparent" in headers or b"baggage" in headers
         if form == "json" and self._fields_of is None and not traced:
-            gateway.send(call.waiter, body)  # the usual case: nothing travels beside the bytes
+            gateway.send(call.waiter, body, stream=stream)  # the usual case: nothing travels beside the bytes
             return
         fields: tuple[tuple[str, str, str], ...] = ()
         if self._fields_of is not None:
             fields = self._fields_of(scope.get("path_params", {}), scope["query_string"])  # a shortcut has none
         trace = _trace(scope) if traced else ()
         if form in {"json", "none"}:
-            gateway.send(call.waiter, body, form=form, fields=fields, trace=trace)
+            gateway.send(call.waiter, body, form=form, fields=fields, trace=trace, stream=stream)
             return
         kind = headers.get(b"content-type")
         named = headers.get(b"content-disposition")
@@ -149,6 +208,7 @@ class HttpEndpoint:
             filename=filename_of(named) if named is not None else None,
             fields=fields,
             trace=trace,
+            stream=stream,
         )
 
     def _form(self, headers: dict[bytes, bytes]) -> Form | None:
@@ -188,6 +248,18 @@ def _unread(headers: dict[bytes, bytes]) -> int:
         return SMALL + 1
     length = headers.get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
+
+
+async def _failed(
+    gateway: Gateway, waiter: Waiter, outcome: Outcome | None, label: bytes, scope: Scope, send: Send, *, unread: int
+) -> bool:
+    """Answer an outcome that is no reply; as `_fail`."""
+    if outcome is None:
+        await _unheard(send)
+        return False
+    retry_after = gateway.retry_after(waiter, outcome)
+    error = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
+    return await _fail(error, label, scope, send, unread=unread)
 
 
 async def _fail(error: errors.OffloopError, label: bytes, scope: Scope, send: Send, *, unread: int) -> bool:

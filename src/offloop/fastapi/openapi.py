@@ -23,6 +23,10 @@ from offloop.messages import Blob
 
 BINARY: Schema = {"type": "string", "format": "binary"}
 TEXT: Schema = {"type": "string"}
+EVENTS: Schema = {
+    "type": "string",
+    "description": "For callers that accept it: `chunk` and `progress` events, then one `reply` or `problem`.",
+}
 SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0}
 TIMEOUT = "Seconds after which the caller wants no answer any more. Shortens the endpoint's time, never lengthens it."
 LABEL = "A label for this request, returned and logged. 1 to 128 visible ASCII characters; otherwise one is made."
@@ -44,6 +48,9 @@ def documented(endpoint: Endpoint[Any, Any], spec: HttpSpec) -> Documented:
     responses = route_responses(endpoint)
     success, model = _success(endpoint)
     responses[endpoint.status] = success
+    if endpoint.stream is not None:  # events are a 200 whatever the reply is
+        streamed = responses.setdefault(200, {"headers": {"X-Request-ID": REQUEST_ID}})
+        streamed.setdefault("content", {})["text/event-stream"] = {"schema": EVENTS}
     extra: dict[str, Any] = {}
     if (body := _undeclared_body(endpoint, spec)) is not None:
         extra["requestBody"] = body

@@ -25,12 +25,15 @@ from offloop.core.policy import Policy
 from offloop.core.waiters import Phase, Waiter, Waiters
 from offloop.events import WEDGED, Event, Events
 from offloop.messages import (
+    FRAME,
+    WINDOW,
     Begun,
     Chunk,
     Envelope,
     Form,
     Freed,
     Outcome,
+    Progressed,
     Refused,
     Report,
     Withdrawn,
@@ -44,6 +47,8 @@ log = logging.getLogger("offloop")
 
 ANSWER_WITHIN = 0.03
 """Seconds that a transport has to answer a withdrawal before the waiter ends without knowing whether it had begun."""
+ENDLESS = 2**62
+"""Bytes of stream messages for whoever need not wait any more."""
 LAG = 0.01
 """A timer that is later than this is evidence of a blocked event loop."""
 
@@ -121,6 +126,7 @@ class Gateway:
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             Begun: self._begun,
             Chunk: self._chunk,
+            Progressed: self._progressed,
             Outcome: self._outcome,
             Freed: self._freed,
             Withdrawn: self._withdrawn,
@@ -249,6 +255,9 @@ class Gateway:
         self._events.emit(now, "disconnect", rid=waiter.rid, endpoint=waiter.endpoint, outcome=cause)
         waiter.promise = None
         if cause == "disconnect" and waiter.policy.finishes and waiter.phase is not Phase.UPLOADING:
+            if waiter.hears is not None:  # nobody takes any more, and it is not to wait for that
+                waiter.hears = None
+                self._sink.grant(waiter.rid, ENDLESS)
             return
         self._sink.settle()
         if self.waiters.get(waiter.rid) is None:
@@ -329,8 +338,25 @@ class Gateway:
 
     def _chunk(self, report: Chunk) -> None:
         waiter = self.waiters.get(report.rid)
-        if waiter is not None and report.attempt == waiter.attempt and waiter.chunks is not None:
-            waiter.chunks(report)
+        if waiter is None or report.attempt != waiter.attempt:
+            return
+        if waiter.hears is None:
+            self.take(waiter, report)  # its caller left before it began, and nobody else does
+        else:
+            waiter.heard = True
+            waiter.hears(report)
+
+    def _progressed(self, report: Progressed) -> None:
+        waiter = self.waiters.get(report.rid)
+        if waiter is not None and report.attempt == waiter.attempt and waiter.hears is not None:
+            waiter.hears(report)
+
+    def take(self, waiter: Waiter, chunk: Chunk) -> None:
+        """The caller has taken a stream message: its loop may send more, which it is told now and then."""
+        waiter.taken += len(chunk.payload) + FRAME
+        if waiter.taken >= WINDOW // 4 and waiter.phase is not Phase.ENDED:
+            self._sink.grant(waiter.rid, waiter.taken)
+            waiter.taken = 0
 
     def _outcome(self, outcome: Outcome) -> None:
         now = self._clock()
@@ -409,7 +435,7 @@ class Gateway:
 
     def _lost(self, waiter: Waiter, now: float) -> None:
         """Its worker died while running it: once more where that is allowed, else the end."""
-        again = waiter.policy.idempotent and waiter.attempt < self._max_deliveries
+        again = waiter.policy.idempotent and waiter.attempt < self._max_deliveries and not waiter.heard
         if again and waiter.envelope is not None and waiter.phase is Phase.BEGUN:
             waiter.attempt += 1
             waiter.begun_at = 0.0
@@ -426,7 +452,7 @@ class Gateway:
         if not self.waiters.remove(waiter):
             return
         waiter.phase = Phase.ENDED
-        waiter.envelope = None
+        waiter.envelope = waiter.hears = None
         if not recalled:
             self.backlog.leave(waiter.rid)
         self._admission.pace.ended(now)

@@ -28,6 +28,9 @@ class WorkSink(Protocol):
     def cancel(self, rid: str) -> None:
         """Tell the loop that runs it that nobody waits any more. Unknown ids are passed over."""
 
+    def grant(self, rid: str, room: int) -> None:
+        """Its caller has taken `room` bytes of its stream messages: as many more may be sent. As `cancel` otherwise."""
+
     def settle(self) -> None:
         """Report at once what the worker side has made visible and not reported yet (evidence without a wake-up)."""
 
@@ -43,6 +46,13 @@ class Delivery(Protocol):
 
     def begin(self) -> bool:
         """Claim it, once. False: it was withdrawn, and must not begin."""
+
+    def spend(self, size: int, timeout: float) -> bool:
+        """Wait until a stream message that counts for `size` bytes may be sent; blocks.
+
+        `messages.WINDOW` bytes may be on their way to the caller. False: not within `timeout` seconds, nobody waits any
+        more, or the caller takes no stream messages.
+        """
 
 
 class WorkSource(Protocol):

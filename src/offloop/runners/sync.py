@@ -21,7 +21,7 @@ from offloop.graph.job import Job
 from offloop.graph.payloads import errors_json
 from offloop.graph.program import Program
 from offloop.graph.services import Services
-from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome
+from offloop.messages import FRAME, Begun, Chunk, Envelope, Freed, Outcome, Progressed
 from offloop.ports.codec import Codec
 from offloop.ports.replies import ReplySink
 from offloop.ports.work import Delivery, WorkSource
@@ -30,6 +30,11 @@ log = logging.getLogger("offloop.nodes")
 
 IDLE = 1.0
 """Seconds after which an idle loop looks whether it is to stop; a stop wakes it anyway."""
+
+TELL_EVERY = 0.1
+"""Seconds between two reports of one request's progress."""
+NOTE_LIMIT = 1000
+"""Characters of a note that are told on."""
 
 
 class Span(Protocol):
@@ -125,7 +130,8 @@ class SyncRunner:
         except errors.InvalidPayload as invalid:
             out.end(reason="invalid-payload", payload=errors_json(invalid.errors), started=False)
             return
-        job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled)
+        progress = out.progress if envelope.stream else None
+        job = Job(envelope, clock=self.clock, cancelled=lambda: delivery.cancelled, progress=progress)
         span = self._spans(envelope)
         try:
             route = self._services.route(envelope.endpoint)
@@ -146,7 +152,7 @@ _NOTHING = nullcontext()
 class _Out:
     """Where one request's messages go, and what became of it. Belongs to the loop's thread."""
 
-    __slots__ = ("_chunks", "_delivery", "_outcome", "_runner", "_sent", "begun_at", "codec")
+    __slots__ = ("_chunks", "_delivery", "_outcome", "_runner", "_sent", "_told_all", "_told_at", "begun_at", "codec")
 
     codec: Codec
 
@@ -156,6 +162,8 @@ class _Out:
         self._outcome: Outcome | None = None
         self._sent = False
         self._chunks = 0
+        self._told_at = 0.0
+        self._told_all = False
         self.begun_at = begun_at
 
     def chunk(self, message: object) -> None:
@@ -165,10 +173,24 @@ class _Out:
             return
         encoded = self.codec.encode_chunk(message)
         self._check(encoded.payload)
+        patience = envelope.deadline - self._runner.clock()
+        if not self._delivery.spend(len(encoded.payload) + FRAME, max(0.0, patience)):
+            raise errors.Cancelled() if self._delivery.cancelled else errors.DeadlineExceeded()
         self._chunks += 1
         self._runner.sink.send(
             Chunk(envelope.rid, envelope.attempt, self._chunks, encoded.payload, encoded.media_type, encoded.filename)
         )
+
+    def progress(self, done: float, total: float | None, note: str | None) -> None:
+        """Told on to a caller that streams, if the last time is long enough ago, or all is done now."""
+        now = self._runner.clock()
+        if now - self._told_at < TELL_EVERY and (done != total or self._told_all):
+            return
+        self._told_at, self._told_all = now, done == total
+        envelope = self._delivery.envelope
+        whole = None if total is None else float(total)  # any number will do for a node; not every one can be sent
+        text = None if note is None else note[:NOTE_LIMIT].encode(errors="replace").decode()
+        self._runner.sink.send(Progressed(envelope.rid, envelope.attempt, float(done), whole, text))
 
     def reply(self, message: object, *, last: bool) -> None:
         """The reply. `last`: nothing runs after it, so that the outcome can say that the loop is free as well."""

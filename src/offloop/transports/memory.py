@@ -10,28 +10,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from offloop.messages import Begun, Envelope, Freed, Outcome, Report
+from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.handoff import Handoff
 
 Wake = Callable[[Callable[[], None]], object]
 """`loop.call_soon_threadsafe`, or its like; raises RuntimeError once the loop is closed."""
-
-
-class MemoryDelivery:
-    """One envelope; claimed by whoever pops its one claim: a loop that begins it, or the web side that withdraws it."""
-
-    __slots__ = ("_claim", "cancelled", "envelope")
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.cancelled = False
-        self._claim = [None]
-
-    def begin(self) -> bool:
-        try:
-            self._claim.pop()
-        except IndexError:
-            return False
-        return True
 
 
 class MemoryTransport:
@@ -44,8 +27,8 @@ class MemoryTransport:
 
     def __init__(self, wake: Wake, soon: Wake = lambda call: call()) -> None:
         self._wake = wake
-        self._queue: Handoff[MemoryDelivery | None] = Handoff(soon)
-        self._deliveries: dict[str, MemoryDelivery] = {}
+        self._queue: Handoff[ClaimedDelivery | None] = Handoff(soon)
+        self._deliveries: dict[str, ClaimedDelivery] = {}
         self._reports: deque[Report] = deque()
         self._receive: Callable[[Sequence[Report]], None] = lambda _: None
         self._armed = False
@@ -59,7 +42,7 @@ class MemoryTransport:
     def put(self, envelope: Envelope, worker: str | None) -> None:
         if self._closed:
             return
-        delivery = self._deliveries[envelope.rid] = MemoryDelivery(envelope)
+        delivery = self._deliveries[envelope.rid] = ClaimedDelivery(envelope)
         self._queue.put(delivery)
 
     def withdraw(self, rid: str) -> bool | None:
@@ -75,7 +58,12 @@ class MemoryTransport:
     def cancel(self, rid: str) -> None:
         delivery = self._deliveries.get(rid)
         if delivery is not None:
-            delivery.cancelled = True
+            delivery.cancel()
+
+    def grant(self, rid: str, room: int) -> None:
+        delivery = self._deliveries.get(rid)
+        if delivery is not None:
+            delivery.grant(room)
 
     def settle(self) -> None:
         reports = self._reports
@@ -112,7 +100,7 @@ class MemoryTransport:
 
     # ---- in loop threads
 
-    def get(self, timeout: float) -> MemoryDelivery | None:
+    def get(self, timeout: float) -> ClaimedDelivery | None:
         delivery = self._queue.get(timeout)
         return None if self._closed else delivery
 

@@ -11,6 +11,7 @@ from offloop.fastapi.schemas import schema_of
 from tests.unit.fastapi import program
 
 PROBLEM = "application/problem+json"
+EVENTS = "text/event-stream"
 ROWS = {
     "408": ["upload-timeout"],
     "413": ["payload-too-large"],
@@ -199,6 +200,21 @@ def test_structs_of_msgspec_are_described_in_place(document):
 def test_a_union_of_classes_is_any_of_them(document):
     schema = operation(document, "post", "/union")["responses"]["200"]["content"]["application/json"]["schema"]
     assert [part["$ref"].rpartition("/")[2] for part in schema["anyOf"]] == ["Size", "Count"]
+
+
+def test_what_streams_is_events_beside_its_reply_and_nothing_else_is(document):
+    app = FastAPI()
+    app.include_router(OffloopRouter(Offloop("tests.e2e.programs.events")))
+    streams = app.openapi()
+
+    def content(method: str, path: str) -> dict[str, Any]:
+        return operation(streams, method, path)["responses"]["200"]["content"]
+
+    assert set(content("post", "/tables")) == set(content("get", "/tables")) == {"application/json", EVENTS}
+    assert set(content("post", "/pieces")) == {"*/*", EVENTS}
+    assert content("post", "/tables")[EVENTS]["schema"]["type"] == "string"
+    assert content("post", "/tables")["application/json"]["schema"] == {"$ref": "#/components/schemas/Table"}
+    assert EVENTS not in json.dumps(document)
 
 
 def test_no_reference_leads_nowhere(document):

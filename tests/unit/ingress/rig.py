@@ -1,5 +1,6 @@
 """A gateway whose time, timers, transport and workforce are turned by hand."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,7 @@ class Sink:
         self.put_to: list[tuple[Envelope, str | None]] = []
         self.cancelled: list[str] = []
         self.withdrawn: list[str] = []
+        self.granted: list[tuple[str, int]] = []
         self.answers: list[bool | None] = []
         self.unread: list[Report] = []
         self.receive: Callable[[list[Report]], None] = lambda reports: None
@@ -64,6 +66,9 @@ class Sink:
 
     def cancel(self, rid: str) -> None:
         self.cancelled.append(rid)
+
+    def grant(self, rid: str, room: int) -> None:
+        self.granted.append((rid, room))
 
     def settle(self) -> None:
         unread, self.unread = self.unread, []
@@ -105,6 +110,7 @@ class Rig:
             POLICIES, clock=lambda: self.now, timers=self, rid=self._rid, sink=self.sink, crew=self.crew,
             workforce=self.workforce, drain=drain or Drain(20.0), events=Events([self]), queue_limit=limit,
             queue_bytes=size, max_deliveries=3, drained=self._on_drained, answered=self._on_answered,
+            promise=lambda: asyncio.get_running_loop().create_future(),
         )  # fmt: skip
         self.sink.receive = self.gateway.receive
         for number in range(1, workers + 1):
@@ -147,10 +153,12 @@ class Rig:
     def opened(self, endpoint: str = "plain", **how: Any) -> Waiter:
         return self.gateway.open(endpoint, Promise(), **how)
 
-    def sent(self, endpoint: str = "plain", payload: bytes = b"body", **how: Any) -> tuple[Waiter, Promise]:
+    def sent(
+        self, endpoint: str = "plain", payload: bytes = b"body", *, stream: bool = False, **how: Any
+    ) -> tuple[Waiter, Promise]:
         promise = Promise()
         waiter = self.gateway.open(endpoint, promise, declared=len(payload), **how)
-        self.gateway.send(waiter, payload)
+        self.gateway.send(waiter, payload, stream=stream)
         return waiter, promise
 
     def begun(self, waiter: Waiter, worker: str = "w1", attempt: int = 1) -> None:

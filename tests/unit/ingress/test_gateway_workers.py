@@ -20,7 +20,7 @@ def test_a_reply_for_nobody_is_counted_and_dropped() -> None:
 def test_a_report_that_cannot_be_applied_does_not_stop_the_reader(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
     waiter, promise = rig.sent()
-    waiter.chunks = lambda chunk: 1 / 0
+    waiter.hears = lambda chunk: 1 / 0
     rig.begun(waiter)
     with caplog.at_level(logging.ERROR, "offloop"):
         rig.reports(Chunk("r1", 1, 1, b""), Outcome(rid="r1"))
@@ -32,8 +32,7 @@ def test_chunks_reach_a_caller_that_streams_and_only_of_its_own_attempt() -> Non
     rig = Rig()
     waiter, _ = rig.sent()
     seen: list[Chunk] = []
-    rig.reports(Chunk("r1", 1, 1, b"nobody looks"))
-    waiter.chunks = seen.append
+    waiter.hears = seen.append
     rig.reports(Chunk("r1", 2, 1, b"another attempt's"), Chunk("r2", 1, 1, b"another's"), Chunk("r1", 1, 2, b"own"))
     assert [chunk.payload for chunk in seen] == [b"own"]
 

@@ -30,6 +30,12 @@ class Part(BaseModel):
     number: int
 
 
+class Slab(BaseModel):
+    """A stream message of any size."""
+
+    text: str
+
+
 class Note:
     """Passes between nodes, and never travels."""
 
@@ -106,6 +112,19 @@ def parts(order: Order) -> Iterator[Part | Done]:
 
 
 pieces = Endpoint("pieces", Order, Done, stream=Part, to=parts)
+
+
+@node
+def flood(order: Order, job: Job) -> Iterator[Slab | Done]:
+    try:
+        while size := act("flood", job):
+            yield Slab(text="x" * size)
+        yield Done(text="all slabs")
+    finally:
+        act("flooded")
+
+
+slabs = Endpoint("slabs", Order, Done, stream=Slab, to=flood)
 
 
 @node

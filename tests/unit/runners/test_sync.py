@@ -4,8 +4,10 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 
 from offloop import errors
@@ -13,11 +15,12 @@ from offloop.clock import monotonic
 from offloop.context import running
 from offloop.events import Event, Events, Kind
 from offloop.graph.program import Program
-from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Report
+from offloop.messages import FRAME, WINDOW, Begun, Chunk, Envelope, Freed, Outcome, Progressed, Report
 from offloop.ports.work import Delivery
-from offloop.runners.sync import SyncRunner
+from offloop.runners.sync import NOTE_LIMIT, TELL_EVERY, SyncRunner
 from offloop.telemetry import logs
 from offloop.testing import ManualClock
+from offloop.testing.conformance.web_side import eventually
 from offloop.transports.memory import MemoryTransport
 from tests.unit.runners import program
 
@@ -368,6 +371,145 @@ def test_a_stream_message_that_is_too_large_is_a_failed_node() -> None:
     _, outcome = bench.handle("pieces", stream=True)
     assert isinstance(outcome, Outcome)
     assert outcome.reason == "node-failed"
+
+
+class Flood:
+    """A node that makes stream messages as long as it may, in a loop of its own. What it does is noted."""
+
+    def __init__(self, does: Any, sizes: Callable[[int], int], deadline: float = 60.0) -> None:
+        self.bench = Bench(max_reply=2**24, clock=monotonic)
+        self.made = 0
+        self.closed_by: list[str] = []
+        self.sizes = sizes
+        does("flood", self._make)
+        does("flooded", lambda: self.closed_by.append(threading.current_thread().name))
+        self.delivery: Any = self.bench.put("slabs", stream=True, deadline=monotonic() + deadline)
+        self.loop = threading.Thread(target=self.bench.runner.handle, args=(self.delivery,), name="loop", daemon=True)
+        self.loop.start()
+
+    def _make(self, job: Any) -> int:
+        size = self.sizes(self.made)
+        self.made += 1 if size else 0
+        return size
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for its caller to take something."""
+        return bool(self.delivery._credit._changed._waiters)
+
+    def until_waiting(self) -> None:
+        eventually(lambda: self.waiting, "a loop that waits")
+
+    def ended(self) -> list[Report]:
+        self.loop.join(DEADLINE)
+        assert not self.loop.is_alive()
+        assert self.closed_by == ["loop"]
+        return self.bench.told()
+
+    @staticmethod
+    def weight(size: int) -> int:
+        return len(program.Slab(text="x" * size).model_dump_json()) + FRAME
+
+
+def test_a_flood_stops_when_the_window_is_full_and_goes_on_as_it_is_taken(does: Any) -> None:
+    flood = Flood(does, lambda made: 50_000 if made < 100 else 0)
+    each = Flood.weight(50_000)
+    fits = -(-WINDOW // each)  # the last may go beyond
+    flood.until_waiting()
+    assert flood.made == fits + 1  # one is made, and waits
+    flood.bench.transport.grant("r1", each)
+    eventually(lambda: flood.made == fits + 2, "one more")
+    flood.until_waiting()
+    flood.bench.transport.grant("r1", 100 * each)
+    told = flood.ended()
+    assert [report.number for report in told if isinstance(report, Chunk)] == list(range(1, 101))
+    assert [type(report) for report in told[-2:]] == [Outcome, Freed]
+
+
+def test_small_messages_count_for_more_than_their_bytes(does: Any) -> None:
+    flood = Flood(does, lambda made: 1)
+    flood.until_waiting()
+    assert flood.made == -(-WINDOW // Flood.weight(1)) + 1
+    flood.bench.transport.cancel("r1")
+    flood.ended()
+
+
+def test_one_message_may_be_larger_than_the_whole_window(does: Any) -> None:
+    flood = Flood(does, lambda made: 3 * WINDOW if made < 2 else 0)
+    flood.until_waiting()
+    assert flood.made == 2
+    flood.bench.transport.grant("r1", Flood.weight(3 * WINDOW))
+    assert [type(report) for report in flood.ended()] == [Begun, Chunk, Chunk, Outcome, Freed]
+
+
+def test_a_cancellation_ends_the_wait_and_closes_the_generator_in_its_own_thread(does: Any) -> None:
+    flood = Flood(does, lambda made: 2 * WINDOW)
+    flood.until_waiting()
+    flood.bench.transport.cancel("r1")
+    assert [type(report) for report in flood.ended()] == [Begun, Chunk, Freed]
+    assert flood.bench.seen.events[-1].outcome == "cancelled"
+
+
+def test_the_deadline_ends_the_wait(does: Any) -> None:
+    flood = Flood(does, lambda made: 2 * WINDOW, deadline=0.1)
+    begun, chunk, outcome = flood.ended()
+    assert [type(begun), type(chunk)] == [Begun, Chunk]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.reason, outcome.started) == ("deadline-exceeded", True)
+
+
+def test_a_message_that_is_made_after_the_deadline_is_not_sent(bench: Bench, does: Any) -> None:
+    def late(job: Any) -> int:
+        bench.clock.move_to(DUE)
+        return 1
+
+    does("flood", late)
+    delivery: Any = bench.put("slabs", stream=True)
+    assert delivery._credit.spend(WINDOW, 0.0)
+    bench.runner.handle(delivery)
+    _, outcome = bench.told()
+    assert isinstance(outcome, Outcome)
+    assert outcome.reason == "deadline-exceeded"
+
+
+# ---- progress
+
+
+def reported(bench: Bench, does: Any, *calls: tuple[float, tuple[Any, ...]], stream: bool = True) -> list[Report]:
+    """What is told of the progress that a node reports, so many seconds after the call before each."""
+
+    def report(order: Any, job: Any) -> None:
+        for after, said in calls:
+            bench.clock.advance(after)
+            job.progress(*said)
+
+    does("plain", report)
+    return [report for report in bench.handle("plain", stream=stream, attempt=2) if isinstance(report, Progressed)]
+
+
+def test_progress_is_told_to_a_caller_that_streams(bench: Bench, does: Any) -> None:
+    assert reported(bench, does, (0.0, (3, 7, "page 3"))) == [Progressed("r1", 2, 3.0, 7.0, "page 3")]
+
+
+def test_progress_is_not_told_to_a_caller_that_does_not_stream(bench: Bench, does: Any) -> None:
+    assert reported(bench, does, (0.0, (3, 7, "page 3")), stream=False) == []
+
+
+def test_progress_is_told_now_and_then_and_when_all_is_done(bench: Bench, does: Any) -> None:
+    often = [(TELL_EVERY / 4, (number, 9)) for number in range(10)]
+    told = reported(bench, does, *often, (0.0, (9, 9)))
+    assert [report.done for report in told if isinstance(report, Progressed)] == [0.0, 4.0, 8.0, 9.0]
+
+
+def test_what_is_done_again_and_again_is_told_now_and_then_as_well(bench: Bench, does: Any) -> None:
+    told = reported(bench, does, *[(TELL_EVERY / 8, (number, number)) for number in range(17)])
+    assert [report.done for report in told if isinstance(report, Progressed)] == [0.0, 8.0, 16.0]
+
+
+def test_any_number_and_any_note_can_be_told(bench: Bench, does: Any) -> None:
+    told = reported(bench, does, (0.0, (Fraction(1, 2), 2**70, "\udce4" + "x" * 2 * NOTE_LIMIT)), (1.0, (0.25,)))
+    assert told == [Progressed("r1", 2, 0.5, 2.0**70, "?" + "x" * (NOTE_LIMIT - 1)), Progressed("r1", 2, 0.25)]
+    assert [msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=Progressed) for one in told] == told
 
 
 # ---- after the reply

@@ -16,7 +16,10 @@ Example:
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in ("attempts", "losses", "replies", "suite", "transport", "web_side", "work"))
+    *(
+        f"{__name__}.{module}"
+        for module in ("attempts", "losses", "replies", "streams", "suite", "transport", "web_side", "work")
+    )
 )
 
 from offloop.testing.conformance.ends import Ends, Features  # noqa: E402  (asserts explain themselves only from here on)

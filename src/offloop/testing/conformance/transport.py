@@ -8,6 +8,7 @@ from offloop.testing.conformance.attempts import AttemptConformance
 from offloop.testing.conformance.ends import Ends
 from offloop.testing.conformance.losses import LossConformance
 from offloop.testing.conformance.replies import ReplyConformance
+from offloop.testing.conformance.streams import StreamConformance
 from offloop.testing.conformance.suite import begin, begun, envelope, put, take
 from offloop.testing.conformance.web_side import WebSide, in_threads
 from offloop.testing.conformance.work import RACERS, SHORT, WorkConformance
@@ -15,7 +16,7 @@ from offloop.testing.conformance.work import RACERS, SHORT, WorkConformance
 BURST = 100
 
 
-class TransportConformance(WorkConformance, ReplyConformance, AttemptConformance, LossConformance):
+class TransportConformance(WorkConformance, ReplyConformance, AttemptConformance, LossConformance, StreamConformance):
     """Subclass it, say how the transport is opened, and name its `features` where they are not the strictest."""
 
     def test_a_request_goes_out_and_its_reply_comes_back(self, web: WebSide, ends: Ends) -> None:

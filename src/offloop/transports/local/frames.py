@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from offloop.messages import Chunk, Envelope, Freed, Outcome, Withdrawn
+from offloop.messages import Chunk, Envelope, Freed, Outcome, Progressed, Withdrawn
 
 LENGTHS = Struct("<II")
 HEAD_LIMIT = 2**20
@@ -85,6 +85,13 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     rid: str
 
 
+class Grant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
+    """Its caller has taken `room` bytes of its stream: as many more may be sent."""
+
+    rid: str
+    room: int
+
+
 # ---- to the web process, besides reports
 
 
@@ -107,11 +114,11 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
-Controls = Withdraw | Cancel
+Controls = Withdraw | Cancel | Grant
 """What goes to a worker on its control socket."""
 Said = Progress | Ready | Failed
 """What a worker says of itself."""
-Reported = Outcome | Chunk | Freed | Withdrawn
+Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""
 Answers = Reported | Said
 """What comes from a worker on its work socket."""

@@ -16,7 +16,18 @@ from offloop.clock import Clock, monotonic
 from offloop.errors import Cancelled, PayloadTooLarge
 from offloop.events import Event, Events, Kind
 from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
-from offloop.transports.local.frames import Cancel, Failed, Progress, Ready, Reported, Setup, Stop, Withdraw, work
+from offloop.transports.local.frames import (
+    Cancel,
+    Failed,
+    Grant,
+    Progress,
+    Ready,
+    Reported,
+    Setup,
+    Stop,
+    Withdraw,
+    work,
+)
 from offloop.transports.local.link import Attendant, Held, Link
 from offloop.transports.local.table import Table
 
@@ -162,6 +173,11 @@ class LocalTransport:
         held = self._held.get(rid)
         if held is not None:
             held.link.control.order(Cancel(rid))
+
+    def grant(self, rid: str, room: int) -> None:
+        held = self._held.get(rid)
+        if held is not None:
+            held.link.control.order(Grant(rid, room))
 
     def settle(self) -> None:
         reports: list[Report] = []

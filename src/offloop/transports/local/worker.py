@@ -16,13 +16,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Report, Withdrawn
+from offloop.messages import Begun, Chunk, Freed, Outcome, Report, Withdrawn
+from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local.frames import (
     DEBUG_LIMIT,
     MAX_BODY,
     Controls,
     Failed,
     FrameError,
+    Grant,
     Orders,
     Reader,
     Said,
@@ -36,25 +38,6 @@ from offloop.transports.local.frames import (
 from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
-
-
-class LocalDelivery:
-    """One envelope; claimed by whoever pops its one claim: a loop that begins it, or a withdrawal."""
-
-    __slots__ = ("_claim", "cancelled", "envelope", "place")
-
-    def __init__(self, envelope: Envelope, place: int) -> None:
-        self.envelope = envelope
-        self.place = place
-        self.cancelled = False
-        self._claim = [None]
-
-    def begin(self) -> bool:
-        try:
-            self._claim.pop()
-        except IndexError:
-            return False
-        return True
 
 
 class LocalSource:
@@ -77,8 +60,8 @@ class LocalSource:
         self._table = table
         self._ended = ended
         self._orders: Reader[Orders] = Reader(Orders, MAX_BODY)
-        self._queue: deque[LocalDelivery] = deque()
-        self._open: dict[str, LocalDelivery] = {}
+        self._queue: deque[ClaimedDelivery] = deque()
+        self._open: dict[str, ClaimedDelivery] = {}
         self._withdrawn: set[int] = set()
         self._last = 0
         self._patience = math.nan
@@ -106,7 +89,7 @@ class LocalSource:
 
     # ---- WorkSource
 
-    def get(self, timeout: float) -> LocalDelivery | None:
+    def get(self, timeout: float) -> ClaimedDelivery | None:
         queue = self._queue
         while True:
             try:
@@ -158,7 +141,7 @@ class LocalSource:
                     if order.number in self._withdrawn:
                         self._withdrawn.discard(order.number)
                         continue
-                    delivery = LocalDelivery(order.envelope, order.place)
+                    delivery = ClaimedDelivery(order.envelope, order.place)
                     self._open[order.envelope.rid] = delivery
                     self._queue.append(delivery)
                 elif isinstance(order, Stop):
@@ -227,8 +210,12 @@ class LocalSource:
             for one in told:
                 if isinstance(one, Withdraw):
                     self.send(Withdrawn(one.rid, begun=not self._withdraw(one)))
-                elif (delivery := self._open.get(one.rid)) is not None:
-                    delivery.cancelled = True
+                elif (delivery := self._open.get(one.rid)) is None:
+                    continue  # it has ended meanwhile
+                elif isinstance(one, Grant):
+                    delivery.grant(one.room)
+                else:
+                    delivery.cancel()
 
     def _told(self, reader: Reader[Controls], line: socket.socket) -> list[Controls]:
         """The next of them; none at the end."""

@@ -6,10 +6,11 @@ from contextlib import suppress
 from typing import TypeVar
 
 from offloop.messages import Envelope
+from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local.frames import Controls, Orders, Reader, Said, Setup
 from offloop.transports.local.table import Table, shared_memory
 from offloop.transports.local.web import LocalTransport
-from offloop.transports.local.worker import LocalDelivery, LocalSource
+from offloop.transports.local.worker import LocalSource
 
 DEADLINE = 10.0
 FAR = 1e9
@@ -73,7 +74,7 @@ class WorkerSide:
         with suppress(OSError):
             self.source.control(self.control)
 
-    def take(self) -> LocalDelivery:
+    def take(self) -> ClaimedDelivery:
         delivery = self.source.get(DEADLINE)
         assert delivery is not None, "no work came"
         return delivery

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offloop.messages import Chunk, Envelope, Freed, Outcome, Withdrawn
+from offloop.messages import Chunk, Envelope, Freed, Outcome, Progressed, Withdrawn
 from offloop.transports.local import frames
 from offloop.transports.local.frames import (
     HEAD_LIMIT,
@@ -24,6 +24,7 @@ from offloop.transports.local.frames import (
     Controls,
     Failed,
     FrameError,
+    Grant,
     Orders,
     Progress,
     Reader,
@@ -76,9 +77,10 @@ def outcome(payload: bytes, rid: str = "r1") -> Outcome:
 ANSWERS: list[Any] = [
     outcome(b"answer"), Chunk("r1", 2, 7, bytes(range(256)), "image/png", "a.png"), Freed("r1", 2, "worker-0:1"),
     Withdrawn("r1", False), Withdrawn("r1", True), Progress("building services"), Ready(), Failed("line", "trace"),
+    Progressed("r1", 2, 0.5), Progressed("r1", 1, 3.0, 7.0, "Seite 3 von 7 für Ä"),
 ]  # fmt: skip
 ORDERS: list[Any] = [setup("worker-0:1"), Work(3, 9, envelope(fields=(("query", "q", "ä b"),))), Stop()]
-CONTROLS: list[Any] = [Withdraw("r1", 9), Cancel("r1")]
+CONTROLS: list[Any] = [Withdraw("r1", 9), Cancel("r1"), Grant("r1", 2**62)]
 
 
 @pytest.mark.parametrize(("kind", "messages"), [(Answers, ANSWERS), (Orders, ORDERS), (Controls, CONTROLS)])

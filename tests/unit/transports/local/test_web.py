@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from offloop.events import Event, Events, Kind
-from offloop.messages import Begun, Chunk, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
+from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Refused, Report, Withdrawn, WorkerGone
 from offloop.transports.local import frames
-from offloop.transports.local.frames import Cancel, Failed, Progress, Ready, Stop, Withdraw, Work
+from offloop.transports.local.frames import Cancel, Failed, Grant, Progress, Ready, Stop, Withdraw, Work
 from offloop.transports.local.link import Link
 from offloop.transports.local.web import LocalTransport
 from tests.unit.transports.local.rig import DEADLINE, FAR, WorkerSide, envelope, setup
@@ -319,6 +319,32 @@ async def test_unknown_ids_reach_no_worker(web: Web) -> None:
     await put(web, worker, "r1")
     web.transport.cancel("r1")
     assert worker.controls() == [Cancel("r1")]
+
+
+async def test_what_was_taken_is_told_to_the_worker_that_has_the_request(web: Web) -> None:
+    worker, other = web.worker(), web.worker(OTHER)
+    await put(web, worker, "r1", stream=True)
+    await put(web, other, "r2", stream=True)
+    web.transport.grant("nobody", 1)
+    web.transport.grant("r2", 300)
+    web.transport.grant("r1", 2**40)
+    assert worker.controls() == [Grant("r1", 2**40)]
+    assert other.controls() == [Grant("r2", 300)]
+    speak(worker, Outcome("r1"))
+    await web.until(lambda: Outcome("r1") in web.reports)
+    web.transport.grant("r1", 1)
+    await put(web, worker, "r3")
+    web.transport.cancel("r3")
+    assert worker.controls() == [Cancel("r3")]
+
+
+async def test_stream_messages_and_progress_come_in_the_order_in_which_they_were_sent(web: Web) -> None:
+    worker = web.worker()
+    await put(web, worker, "r1", stream=True)
+    said = [Progressed("r1", 1, 0.0), Chunk("r1", 1, 1, b"1"), Progressed("r1", 1, 1.0, 1.0, "all"), Outcome("r1")]
+    speak(worker, *said)
+    await web.until(lambda: Outcome("r1") in web.reports)
+    assert web.reports == [Begun("r1", 1, NAME, 0.0), *said]
 
 
 # ---- back

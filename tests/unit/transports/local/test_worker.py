@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from offloop.events import Events
-from offloop.messages import Begun, Chunk, Freed, Outcome, Withdrawn
+from offloop.messages import WINDOW, Begun, Chunk, Freed, Outcome, Withdrawn
 from offloop.testing.conformance.web_side import WebSide, eventually, in_threads
+from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local import frames
 from offloop.transports.local.frames import (
     DEBUG_LIMIT,
@@ -20,6 +21,7 @@ from offloop.transports.local.frames import (
     Cancel,
     Failed,
     FrameError,
+    Grant,
     Progress,
     Reader,
     Ready,
@@ -28,7 +30,7 @@ from offloop.transports.local.frames import (
     Work,
 )
 from offloop.transports.local.web import LocalTransport
-from offloop.transports.local.worker import LocalDelivery, LocalSource
+from offloop.transports.local.worker import LocalSource
 from tests.unit.transports.local.rig import DEADLINE, WorkerSide, envelope, setup
 
 SHORT = 0.01
@@ -59,7 +61,7 @@ class Worker(WorkerSide):
             )
         )
 
-    def control_by(self, *controls: Withdraw | Cancel) -> None:
+    def control_by(self, *controls: Withdraw | Cancel | Grant) -> None:
         self.web_control.sendall(b"".join(frames.plain(one)[0] for one in controls))
 
     def work_for(self, rid: str = "r1", **fields: Any) -> Work:
@@ -158,7 +160,7 @@ def test_what_comes_together_is_handed_out_in_its_order(worker: Worker) -> None:
 
 
 def test_a_loop_leaves_what_it_does_not_take_to_one_that_waits(worker: Worker) -> None:
-    came: list[LocalDelivery] = []
+    came: list[ClaimedDelivery] = []
     together = threading.Barrier(LOOPS + 1)
 
     def loop() -> None:
@@ -217,7 +219,7 @@ def test_a_stop_alone_is_the_end(worker: Worker) -> None:
 
 
 def test_every_loop_learns_of_the_end(worker: Worker) -> None:
-    came: list[LocalDelivery | None] = []
+    came: list[ClaimedDelivery | None] = []
     worker.order(worker.work_for("r1"), worker.work_for("r2"), Stop())
     in_threads(*[lambda: came.append(worker.source.get(DEADLINE))] * LOOPS)
     assert sum(delivery is not None for delivery in came) == 2
@@ -327,6 +329,16 @@ def test_a_cancellation_reaches_what_it_is_for_while_no_loop_reads(worker: Worke
     worker.control_by(Cancel("nobody"), Cancel("r2"))
     eventually(lambda: second.cancelled, "the cancellation")
     assert not first.cancelled
+
+
+def test_what_was_taken_lets_the_stream_that_it_is_for_go_on(worker: Worker) -> None:
+    worker.order(worker.work_for("r1", stream=True), worker.work_for("r2", stream=True))
+    first, second = worker.take(), worker.take()
+    assert first.spend(WINDOW, 0.0)
+    assert second.spend(WINDOW, 0.0)
+    worker.control_by(Grant("nobody", 1), Grant("r2", 1))
+    assert second.spend(1, DEADLINE)
+    assert not first.spend(1, 0.0)
 
 
 # ---- reports
