@@ -118,11 +118,6 @@ def test_a_method_that_the_path_does_not_know(client: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-def test_a_websocket_path_answers_404_until_it_is_served(client: httpx.Client, server: Server) -> None:
-    assert client.get("/assemblies/stream").status_code == 404
-    assert sum("/assemblies/stream" in line for line in server.lines) == 1
-
-
 def test_the_log_records_of_a_node_carry_its_request_and_its_process(mode: Mode) -> None:
     process = "worker-0" if mode is Mode.PROCESS else "MainProcess"
     with serving("tests.e2e.programs.logged:app", env=mode.env(1)) as server:

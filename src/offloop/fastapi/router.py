@@ -1,10 +1,9 @@
-"""The router: every endpoint with `http=` as a route of FastAPI's, and the lifespan that starts and drains the loops.
+"""The router: every endpoint with `http=` or `websocket=` as a route of FastAPI's, and the lifespan of the loops.
 
 Owns which endpoints get a route, and what happens around the time in which they are served. How a request goes through
-a route is the affair of `route` and `http`.
+a route is the affair of `route` and `http`, and of `websocket`.
 """
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -21,9 +20,8 @@ from offloop.fastapi.openapi import documented
 from offloop.fastapi.responses import COMPONENTS
 from offloop.fastapi.route import Components, OffloopRoute, prove
 from offloop.fastapi.shortcuts import Shortcuts, shortcuts_in
+from offloop.fastapi.websocket import SocketEndpoint
 from offloop.graph.endpoint import Endpoint
-
-log = logging.getLogger("offloop")
 
 
 class OffloopRouter(APIRouter):
@@ -31,7 +29,8 @@ class OffloopRouter(APIRouter):
 
     Args:
         off: the program and its loops. The router's lifespan enters it; entered twice it still counts once.
-        endpoints: which ones, as `Endpoint` or decorated function; without any, all that have `http=`.
+        endpoints: which ones, as `Endpoint` or decorated function; without any, all that have `http=` or
+            `websocket=`.
         options: as for `fastapi.APIRouter`. Its `dependencies` hold for every route and run before admission; its
             `lifespan` is entered when the loops are up and left before they drain.
 
@@ -44,11 +43,12 @@ class OffloopRouter(APIRouter):
         self._off = off
         self._departures = Departures()
         self._shortcuts: list[Shortcuts] = []
-        self._sockets: list[str] = []
         named = [off.program.find(endpoint) for endpoint in endpoints]
         for endpoint in named or off.program.endpoints.values():
             if endpoint.websocket is not None:
-                self._sockets.append(endpoint.websocket)
+                # FastAPI's own route: what it costs is paid once for a connection that stays.
+                served = SocketEndpoint(off, endpoint).serve
+                self.add_api_websocket_route(endpoint.websocket, served, name=f"{endpoint.name}_websocket")
             if off.program.http(endpoint.name) is not None:
                 self._expose(endpoint)
             elif named and endpoint.websocket is None:
@@ -121,6 +121,3 @@ class OffloopRouter(APIRouter):
         for context in iter_route_contexts(getattr(app, "routes", self.routes)):
             if any(context.original_route is route for route in ours) and context.dependencies:
                 guarded(ours[0].bare, context)  # type: ignore[arg-type]
-        sockets, self._sockets = self._sockets, []  # said once, however often the router is included
-        if sockets:
-            log.warning("WebSocket is not served by this version of offloop: %s answer 404", ", ".join(sockets))

@@ -1,5 +1,4 @@
 import hashlib
-import logging
 import runpy
 import sys
 from contextlib import asynccontextmanager
@@ -354,17 +353,6 @@ def test_a_plain_generator_and_none_are_lifespans_too(off):
         app.include_router(OffloopRouter(off, lifespan=given))
         with TestClient(app) as client:
             assert client.post("/texts", json={"text": "a"}).status_code == 201
-
-
-def test_a_path_for_websocket_is_404_and_the_start_says_so_once(off, caplog):
-    app, router = FastAPI(), OffloopRouter(off)
-    app.include_router(router)
-    app.include_router(router, prefix="/again")
-    with caplog.at_level(logging.WARNING, "offloop"), TestClient(app) as client:
-        assert client.get("/letters/stream").status_code == 404
-    assert [record.getMessage() for record in caplog.records if "/letters/stream" in record.getMessage()] == [
-        "WebSocket is not served by this version of offloop: /letters/stream answer 404"
-    ]
 
 
 # ---- it fails closed
