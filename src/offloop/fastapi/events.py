@@ -15,6 +15,7 @@ from starlette.types import Send
 
 from offloop.core.waiters import Waiter
 from offloop.fastapi import problems
+from offloop.graph.payload_replies import OF_A_UNION
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
 from offloop.ingress.streaming import Stream
@@ -25,8 +26,6 @@ KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead."""
 PATIENCE = 10.0
 """Seconds that a caller may leave what was sent unread, before the request is cancelled and the connection closed."""
-OF_A_UNION = "application/json;type="
-"""JSON of one of several classes, as the codec marks it; the class is for whoever has it, and not told here."""
 HEADERS = [
     (b"content-type", EVENT_STREAM),
     (b"cache-control", b"no-store"),

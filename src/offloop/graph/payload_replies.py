@@ -21,6 +21,8 @@ from offloop.messages import Blob
 from offloop.ports.codec import Encoded
 
 JSON = "application/json"
+OF_A_UNION = f"{JSON};type="
+"""How the media type of JSON begins that is a message of one of several classes; the class's name follows."""
 OCTETS = "application/octet-stream"
 
 
@@ -114,7 +116,7 @@ class UnionWriter:
             writer = _writer_of_one(member)
             media_type = None
             if (cls := kinds(member)[0].cls) is not Blob:
-                media_type = f"{JSON};type={_token(member)}"
+                media_type = f"{OF_A_UNION}{_token(member)}"
                 if media_type in self._by_media_type:  # two classes of one name
                     media_type += f"-{number}"
                 self._by_media_type[media_type] = writer

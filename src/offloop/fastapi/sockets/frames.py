@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from offloop import errors
 from offloop.fastapi import problems
-from offloop.graph.payload_replies import JSON
+from offloop.graph.payload_replies import OF_A_UNION
 from offloop.messages import Chunk, Outcome, Progressed
 
 Frame = str | bytes
@@ -57,7 +57,7 @@ def message(id: str, event: Literal["chunk", "reply"], said: Chunk | Outcome) ->
     kind = said.media_type
     if kind is None:
         return (f'{_head(id, event)},"data":{said.payload.decode() or "null"}}}',)
-    if kind.startswith(f"{JSON};type="):  # which class of a union it is
+    if kind.startswith(OF_A_UNION):
         return (f'{_head(id, event)},"media_type":{_json(kind)},"data":{said.payload.decode()}}}',)
     blob = {"media_type": kind, "filename": said.filename, "size": len(said.payload)}
     return f'{_head(id, event)},"blob":{_json(blob)}}}', said.payload
