@@ -80,10 +80,9 @@ class Admission:
             declared: the body's declared bytes; 0 where it does not say.
             acceptable: whether the endpoint takes this media type.
         """
-        if self._lifecycle.state not in ADMITS:
-            return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
-        if not self._crew.available(now):
-            return errors.BackendUnavailable
+        closed = self.closed(now)
+        if closed is not None:
+            return closed
         if not acceptable:
             return errors.UnsupportedMediaType
         if declared > policy.max_body:
@@ -93,6 +92,14 @@ class Admission:
         backlog = self._backlog
         if len(backlog.places) >= self.queue_limit or backlog.bytes + declared > self.queue_bytes:
             return errors.QueueFull
+        return None
+
+    def closed(self, now: float) -> type[errors.OffloopError] | None:
+        """What refuses every request that could come now: the first two rows. None: it depends on the request."""
+        if self._lifecycle.state not in ADMITS:
+            return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
+        if not self._crew.available(now):
+            return errors.BackendUnavailable
         return None
 
     def outgrown(self, policy: Policy, size: int, total: int) -> type[errors.OffloopError] | None:

@@ -11,8 +11,6 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket
 
 from offloop import errors
-from offloop.clock import monotonic
-from offloop.core.lifecycle import ADMITS, ENDING
 from offloop.fastapi import problems
 from offloop.fastapi.headers import request_label
 from offloop.fastapi.http import TRACE
@@ -59,13 +57,7 @@ class SocketEndpoint:
 
     def _refusal(self, gateway: Gateway | None, label: bytes) -> errors.OffloopError | None:
         """What would refuse every request that could come. A full house refuses each by itself: it may soon be over."""
-        kind: type[errors.OffloopError] | None = None
-        if gateway is None:
-            kind = errors.BackendUnavailable
-        elif (state := gateway.lifecycle.state) not in ADMITS:
-            kind = errors.Draining if state in ENDING else errors.BackendUnavailable
-        elif not gateway.crew.available(monotonic()):
-            kind = errors.BackendUnavailable
+        kind = errors.BackendUnavailable if gateway is None else gateway.closed()
         if kind is None:
             return None
         return kind(endpoint=self._asks.name, request_id=label.decode("ascii"), retry_safe=True)

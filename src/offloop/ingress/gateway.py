@@ -614,6 +614,10 @@ class Gateway:
 
     # ---- refusals
 
+    def closed(self) -> type[errors.OffloopError] | None:
+        """What refuses every request that could come now, for whoever has none yet."""
+        return self._admission.closed(self._clock())
+
     def _reject(
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float
     ) -> errors.OffloopError:
