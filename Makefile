@@ -44,6 +44,9 @@ demo: install  ## the document service; make demo ARGS="--once"
 
 test: install  ## all but the slow tests, with the coverage that is asked for
 	@$(call need,curl,curl)
+	@$(call need,chromium,chromium)
+	@$(call need,redis-server,redis-server)
+	@$(call need,rabbitmq-server,rabbitmq-server)
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -m "not slow" $(ARGS)
 	@$(BIN)/coverage combine --quiet
@@ -52,7 +55,10 @@ test: install  ## all but the slow tests, with the coverage that is asked for
 
 test-all: install  ## the slow ones too
 	@$(call need,curl,curl)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(call need,chromium,chromium)
+	@$(call need,redis-server,redis-server)
+	@$(call need,rabbitmq-server,rabbitmq-server)
+	@$(BIN)/python -m pytest --hypothesis-profile=default $(ARGS)
 
 lint: install  ## ruff, format, types, floors
 	@$(BIN)/ruff check
@@ -67,6 +73,9 @@ format: install  ## ruff's formatter and its safe fixes
 bench: install  ## offloop beside what else there is; make bench ARGS="--only echo,ping --rounds 3"
 	@$(call need,wrk,wrk)
 	@$(call need,gcc,gcc libc6-dev)
+	@$(call need,redis-server,redis-server)
+	@$(call need,nats-server,nats-server)
+	@$(call need,rabbitmq-server,rabbitmq-server)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 figures: install  ## record what a request costs, on purpose (tests/figures/hot_path.json)

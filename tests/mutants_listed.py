@@ -29,7 +29,7 @@ DEFECTS = (
     ),
     Defect(
         "core/admission.py",
-        "len(backlog.places) >= self.queue_limit",
+        "len(backlog.places) - len(backlog.counted) >= self.queue_limit",
         "len(backlog.line) >= self.queue_limit",
         "what lies in a worker's buffer is not counted as queued",
     ),
@@ -274,6 +274,18 @@ DEFECTS = (
     # ---- ingress/gateway.py
     Defect(
         "ingress/gateway.py",
+        "        if not begun:  # or nobody will ever know",
+        "        if begun is False:",
+        "what nobody will ever know of holds its place for good",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "        if self.crew.counted_there:\n            self.backlog.elsewhere(report.rid)",
+        "        self.backlog.elsewhere(report.rid)",
+        "what a broker takes and does not count is counted nowhere",
+    ),
+    Defect(
+        "ingress/gateway.py",
         "            else:\n                self._watch_crew()",
         "            else:\n                pass",
         "a loop is free, and nobody looks at what lies elsewhere",
@@ -440,8 +452,8 @@ DEFECTS = (
     ),
     Defect(
         "ingress/streaming.py",
-        "        if not self._heard:\n            return self.promise.result()\n",
-        "        if self.promise.done():\n            return self.promise.result()\n",
+        "        return self._take() if self._heard else self.promise.result()",
+        "        return self.promise.result() if self.promise.done() else self._take()",
         "the outcome overtakes stream messages",
     ),
     Defect(

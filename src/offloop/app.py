@@ -45,7 +45,7 @@ class Offloop:
 
     def __init__(self, *packages: str, settings: Settings | None = None, observers: tuple[Observer, ...] = ()) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.program = Program.load(*packages)
+        self.program = Program.load(*packages, elsewhere=self.settings.mode == "cluster")
         self._observers = observers
         self._runtime: Runtime | None = None
         self._entries = 0
@@ -102,8 +102,7 @@ class Offloop:
         """A snapshot: mode, state, queue, waiters and loops. Plain values."""
         if self._runtime is None:
             return {"mode": self.settings.mode, "state": "new", "ready": False}
-        gateway = self._runtime.gateway
-        return {"mode": self.settings.mode, **gateway.snapshot(), "refused": gateway.refused, "cut": gateway.cut}
+        return {"mode": self.settings.mode, **self._runtime.status()}
 
     def metrics(self) -> bytes:
         """The metrics of this process in Prometheus' text format; empty while nothing runs."""

@@ -35,7 +35,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             max deliveries (open).
         size: bytes of the reply (finish and terminal); what was sent must be what its own loop made.
         worker: which loop or process (start, finish, worker_up, worker_lost, overdue, replace).
-        mode: on open: thread, process, cluster.
+        mode: on open: thread, process, cluster; worker for a process that has no waiters.
+        namespace, queues: on open in a cluster: whose requests it has, and in how many queues, each with that limit.
     """
 
     t: float
@@ -57,6 +58,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0
     worker: str = ""
     mode: str = ""
+    namespace: str = ""
+    queues: int = 0
 
 
 class Observer(Protocol):

@@ -177,11 +177,54 @@ class WorkerGone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
     """A worker is gone, and everything it had sent has been read. `cause` is for the log and the metrics.
 
     One that had never been reported as up could not be started.
+
+    Attributes:
+        marks: by the number of a loop that takes its work elsewhere, how far it had come in that: see `Table.mark`.
     """
 
     worker: str
     cause: str
+    marks: dict[int, tuple[int, int]] = {}
 
 
-Report = Begun | Chunk | Progressed | Outcome | Freed | Withdrawn | Refused | WorkerUp | WorkerGone
+class Taken(msgspec.Struct, frozen=True):
+    """A transport whose bound is shared has judged an envelope and queued it: that was its admission."""
+
+    rid: str
+
+
+class Requeued(msgspec.Struct, frozen=True, array_like=True, tag="requeued"):
+    """Its worker is gone, and it lies in a shared queue once more, as this attempt."""
+
+    rid: str
+    attempt: int
+
+
+class Linked(msgspec.Struct, frozen=True):
+    """Whether what lies between here and the workers can be reached."""
+
+    up: bool
+
+
+class Staffed(msgspec.Struct, frozen=True):
+    """Who has announced themselves elsewhere: (loops, of which busy) by name. Whoever is not in it is not there."""
+
+    workers: dict[str, tuple[int, int]]
+
+
+Report = (
+    Begun
+    | Chunk
+    | Progressed
+    | Outcome
+    | Freed
+    | Withdrawn
+    | Refused
+    | WorkerUp
+    | WorkerGone
+    | Taken
+    | Requeued
+    | Linked
+    | Staffed
+)
 """All that can come back from the worker side."""

@@ -25,7 +25,10 @@ Mode = Literal["thread", "process", "cluster"]
 
 PREFIX = "OFFLOOP_"
 MIB = 2**20
-BROKER_SCHEMES = ("redis", "rediss", "redis+unix", "celery+redis", "celery+amqp")
+BROKER_SCHEMES = (
+    *("redis", "rediss", "redis+unix"),
+    *("celery+redis", "celery+rediss", "celery+redis+socket", "celery+amqp", "celery+amqps"),
+)
 SECRET = frozenset({"broker_url", "signing_key"})
 """Settings whose values appear in no message, log line or repr."""
 

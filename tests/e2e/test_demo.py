@@ -229,6 +229,7 @@ def test_a_signal_drains_it_and_exits_0(number: signal.Signals) -> None:
     with shown() as (process, lines):
         port = served_at("".join(lines))
         assert answers(port)
+        assert f"A page to try it with: http://127.0.0.1:{port}/\n" in lines
         process.send_signal(number)
         assert process.wait(DEADLINE) == 0
         assert not answers(port)

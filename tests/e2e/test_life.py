@@ -16,6 +16,7 @@ from offloop import Offloop, errors
 from offloop.fastapi import OffloopRouter
 from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_unready
+from tests.support.daemon import free_port
 from tests.support.gate import Gate
 from tests.support.modes import Mode
 from tests.support.server import MARK, ROOT, Server, living, serving
@@ -67,10 +68,19 @@ def test_a_setting_that_cannot_be_stops_the_start_with_one_line_that_names_it() 
     assert "OFFLOOP_QUEUE_LIMIT" in server.lines[-1]
 
 
-def test_a_mode_that_is_not_there_yet_is_refused_by_name() -> None:
-    server = Server(APP, env={"OFFLOOP_MODE": "cluster", "OFFLOOP_BROKER_URL": "redis://localhost"})
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("celery+redis://127.0.0.1:{port}/1", "the broker cannot be reached: 127.0.0.1:{port}/1"),
+        ("redis://127.0.0.1:{port}", "the broker cannot be reached: 127.0.0.1:{port}/0"),
+    ],
+)
+def test_a_broker_that_cannot_be_used_stops_the_start_by_name(url: str, said: str) -> None:
+    port = str(free_port())
+    env = {"OFFLOOP_MODE": "cluster", "OFFLOOP_BROKER_URL": url.replace("{port}", port)}
+    server = Server(APP, env=env)  # type: ignore[arg-type]
     assert server.wait() == 3
-    assert any("OFFLOOP_MODE=cluster" in line for line in server.lines)
+    assert any(said.replace("{port}", port) in line for line in server.lines)
 
 
 def test_two_server_processes_each_drain_their_own(mode: Mode, gate: Gate) -> None:
@@ -104,7 +114,7 @@ def test_reload_drains_the_old_process_and_serves_the_new_code(mode: Mode, tmp_p
             held = callers.submit(httpx.post, f"{server.url}/version", json={"name": "reload"}, timeout=30)
             gate.wait("reload")
             old = server.workers()
-            assert len(old) == (1 if mode is Mode.PROCESS else 0)
+            assert len(old) == (0 if mode is Mode.THREAD else 1)
             server.lines.clear()
             source.write_text(text.replace("VERSION", "2"))
             server.wait_line("Reloading")

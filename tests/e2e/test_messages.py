@@ -119,7 +119,7 @@ def test_a_method_that_the_path_does_not_know(client: httpx.Client) -> None:
 
 
 def test_the_log_records_of_a_node_carry_its_request_and_its_process(mode: Mode) -> None:
-    process = "worker-0" if mode is Mode.PROCESS else "MainProcess"
+    process = "MainProcess" if mode is Mode.THREAD else "worker-0"
     with serving("tests.e2e.programs.logged:app", env=mode.env(1)) as server:
         httpx.post(f"{server.url}/echo", json={"n": 31}, headers={"x-request-id": "label-31"})
         server.wait_line(rf"^INFO {process} documents: echoing 31 request_id=label-31 endpoint=echo$")

@@ -28,6 +28,14 @@ OFFLOOP = Path(sys.executable).with_name("offloop")
 NARROW: dict[str, Any] = {"queue_limit": 14, "drain_timeout": 1}
 HELD = dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 9), "held") | {7: "not checkable"}
 """Of a server that drained and whose workers lived until then: deaths have tests of their own."""
+
+
+def kept(found: dict[int, str], mode: Mode) -> bool:
+    """RabbitMQ tells how many take from a queue, and not who: whether all of their logs are there cannot be known."""
+    unseen = dict.fromkeys((4, 5), "not checkable") if mode is Mode.RABBIT else {}
+    return all(found[promise] in (state, unseen.get(promise, state)) for promise, state in HELD.items())
+
+
 MET = {
     "terminal": {
         "ok", "invalid-payload", "too-many-pages", "gone", "node-failed", "no-reply", "cancelled", "upload-timeout",
@@ -131,15 +139,17 @@ def test_they_hold_under_a_mixed_load_that_a_signal_ends(mode: Mode, gate: Gate,
         gate.open(LATE)
         assert not load.faults
         assert code == -signal.SIGTERM
-    assert verdicts(log) == HELD
+    assert kept(verdicts(log), mode), verdicts(log)
     assert not missed(log)
 
 
 def test_they_hold_in_two_server_processes_whose_logs_are_read_together(mode: Mode, gate: Gate, tmp_path: Path) -> None:
     env = mode.env(3, event_log=tmp_path / "{host} {pid}.jsonl", **NARROW)
+    # In a cluster every worker has a log of its own: each server's three, or those of the one Celery worker of both.
+    count = 2 + {Mode.CLUSTER: 2 * 3, Mode.CELERY: 3, Mode.RABBIT: 3}.get(mode, 0)
     with serving(APP, "--workers", "2", env=env) as server:
         server.wait_open()
-        wait_logs(tmp_path, server, 2)
+        wait_logs(tmp_path, server, count)
         with Load(server.port, gate, callers=6, seed=3) as load:
             load.wait(600)
             load.ending = True
@@ -147,9 +157,9 @@ def test_they_hold_in_two_server_processes_whose_logs_are_read_together(mode: Mo
             server.wait()
         assert not load.faults
     logs = sorted(tmp_path.iterdir())
-    assert len(logs) == 2
-    assert verdicts(*logs) == HELD
-    for log in logs:
+    assert len(logs) == count
+    assert kept(verdicts(*logs), mode), verdicts(*logs)
+    for log in logs if mode in (Mode.THREAD, Mode.PROCESS) else ():
         assert outcomes(log)["terminal"]["ok"]
         assert verdicts(log).items() >= {1: "held", 2: "held", 8: "held"}.items()
 

@@ -46,7 +46,7 @@ def fits(size: int = PLENTY) -> int:
 
 @pytest.fixture
 def process_mode_only(mode: Mode) -> None:
-    if mode is not Mode.PROCESS:
+    if mode is not Mode.PROCESS:  # over Redis deaths have tests of their own, and what streams is not begun again
         pytest.skip("no worker dies alone in this mode")
 
 

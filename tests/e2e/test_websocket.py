@@ -234,7 +234,8 @@ def test_a_drain_answers_every_id_and_closes_with_1012(mode: Mode, gate: Gate, n
         wait_unready(server)
         say(late, "late", {"n": 1})
         refused = hear(late)
-        assert (refused["status"], refused["problem"]["reason"], refused["retry_after"]) == (503, "draining", 1)
+        assert (refused["status"], refused["problem"]["reason"]) == (503, "draining")
+        assert 1 <= refused["retry_after"] <= 30
         assert closing(late) == 1012  # nothing is left for it to wait for
         with pytest.raises(InvalidStatus) as denied:
             connect(server, "/echo")

@@ -54,6 +54,7 @@ class Round:
                     pause.wait(0.01)  # leave the machine to the worker that is starting
 
 
+@pytest.mark.slow
 def test_no_request_waits_while_workers_are_recycled(gate: Gate, callers: ThreadPoolExecutor) -> None:
     # Whoever waited for a worker's start would wait for two seconds.
     with fatal(1, OFFLOOP_MAX_REQUESTS="20", **{STARTS: "2"}) as server:

@@ -44,6 +44,7 @@ def test_a_history_is_the_same_each_time() -> None:
     assert events(7) != events(8)
 
 
+@pytest.mark.slow
 def test_the_histories_come_to_what_they_are_for() -> None:
     seen: Counter[str] = Counter()
     for seed in range(500):

@@ -9,6 +9,7 @@ from math import ceil
 from offloop import errors
 from offloop.core.backlog import Backlog
 from offloop.core.crew import Crew
+from offloop.core.distant import Distant
 from offloop.core.lifecycle import ADMITS, ENDING, Lifecycle
 from offloop.core.policy import Policy
 from offloop.core.waiters import Waiters
@@ -58,7 +59,7 @@ class Admission:
         lifecycle: Lifecycle,
         waiters: Waiters,
         backlog: Backlog,
-        crew: Crew,
+        crew: Crew | Distant,
         *,
         queue_limit: int,
         queue_bytes: int,
@@ -90,7 +91,10 @@ class Admission:
         if self._waiters.count(policy.name) >= policy.max_in_flight:
             return errors.EndpointBusy
         backlog = self._backlog
-        if len(backlog.places) >= self.queue_limit or backlog.bytes + declared > self.queue_bytes:
+        if (
+            len(backlog.places) - len(backlog.counted) >= self.queue_limit
+            or backlog.bytes + declared > self.queue_bytes
+        ):
             return errors.QueueFull
         return None
 

@@ -16,12 +16,14 @@ class Backlog:
     Attributes:
         places: bytes by rid; as many are admitted and not begun.
         line: those given to no transport yet.
+        counted: those of them that a broker counts, in a bound that is shared with others.
         bytes: of all places together.
     """
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
         self.line: OrderedDict[str, Envelope] = OrderedDict()
+        self.counted: set[str] = set()
         self.bytes = 0
         self._given_back: dict[str, int] = {}
 
@@ -42,6 +44,12 @@ class Backlog:
         """The body turned out to be, or to have become, `size` bytes."""
         self.bytes += size - self.places[rid]
         self.places[rid] = size
+
+    def elsewhere(self, rid: str) -> None:
+        """A broker has it, and counts it: its bytes are not here any more."""
+        if rid in self.places:
+            self.resize(rid, 0)
+            self.counted.add(rid)
 
     def enqueue(self, envelope: Envelope) -> None:
         """The body is complete: into the line, at its end."""
@@ -78,6 +86,7 @@ class Backlog:
         size = self.places.pop(rid, None)
         if size is not None:
             self.bytes -= size
+            self.counted.discard(rid)
         if self.line:
             self.line.pop(rid, None)
             self._given_back.pop(rid, None)

@@ -18,12 +18,10 @@ from itertools import islice
 
 import msgspec
 
-from offloop.core.durations import Durations
+from offloop.core.durations import AHEAD, Durations
 
 ANYONE = ""
 """Where work is handed out to a buffer that all loops share."""
-AHEAD = 2000
-"""Microseconds of expected work that one loop may be given beyond what it runs."""
 STRANDED = 0.005
 """Seconds that a request may lie with a busy worker while another is free."""
 STUCK = 0.05

@@ -6,6 +6,10 @@ quick only while nothing else is seen of it.
 
 UNKNOWN = 10**12
 """Microseconds of an endpoint that nothing is known of: too long for anything."""
+ANY = ""
+"""The name under which somebody who does not know what comes next keeps what all of them took."""
+AHEAD = 2000
+"""Microseconds of expected work that one loop may be given beyond what it runs."""
 OVERHEAD = 30
 """Microseconds that any request costs a worker besides its nodes."""
 

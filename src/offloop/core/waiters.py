@@ -39,6 +39,7 @@ class Waiter(msgspec.Struct, eq=False):
         verdict: the reason to end with once a withdrawal is answered; "" where that depends on the answer.
         due_at: when it is to be looked at: its deadline, or when a withdrawal has to be answered.
         order: as the how manieth of all its body was complete.
+        admitted: its admission is certain; where the bound is shared, that is once the broker has judged it.
         told: its promise has the outcome, and whoever holds it has not closed the waiter yet.
     """
 
@@ -57,6 +58,7 @@ class Waiter(msgspec.Struct, eq=False):
     heard: bool = False
     taken: int = 0
     verdict: str = ""
+    admitted: bool = True
     told: bool = False
     order: int = 0
     due_at: float = 0.0

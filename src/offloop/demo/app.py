@@ -1,4 +1,4 @@
-"""The demo's web application: the document service over HTTP, and the same work done in two plain ways beside it.
+"""The demo's web application: the document service with a page to try it, and its work in two plain ways beside it.
 
 Owns what a user of offloop writes on the web side. No reading and no ranking may enter: that is in `nodes`.
 """
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 
 from offloop import Blob, Job, Offloop
+from offloop.demo import page
 from offloop.demo.nodes import Document, Keywords, StopWords, extract_text, keywords, rank_words, read_pdf
 from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers, problem_responses
 
@@ -19,6 +20,7 @@ app = FastAPI(
 )
 app.include_router(OffloopRouter(off, tags=["documents"]))
 app.include_router(OperatorRouter(off, tags=["operator"]), prefix="/offloop")
+app.include_router(page.router)
 
 
 @app.get("/ping", tags=["compare"])

@@ -122,6 +122,6 @@ read = Endpoint(
     media_types=("application/pdf",), problems=PROBLEMS, http="POST /documents", websocket="/documents/stream",
 )  # fmt: skip
 keywords = Endpoint(
-    "keywords", Blob, Keywords, to=read_pdf, timeout=10, max_body=32 * MIB, problems=PROBLEMS,
-    http="POST /documents/keywords",
+    "keywords", Blob, Keywords, stream=Page, to=read_pdf, timeout=10, max_body=32 * MIB, problems=PROBLEMS,
+    http="POST /documents/keywords", websocket="/documents/keywords/stream",
 )  # fmt: skip

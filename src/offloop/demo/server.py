@@ -15,6 +15,8 @@ import uvicorn
 
 HOST = "127.0.0.1"
 KEEP_ALIVE = 300
+LARGEST = 32 * 2**20
+"""Bytes of a frame: as much as the endpoints take over HTTP."""
 DRAIN = 30
 """Seconds for connections to end once the drain has ended; nothing of the demo's takes so long."""
 
@@ -59,6 +61,7 @@ def main(ports: list[int]) -> int:
         # Longer than the show: a kept connection that closes just as it is used again would look like a failure.
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
+        ws_max_size=LARGEST,
     )
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

@@ -71,6 +71,7 @@ async def _show(files: Sequence[Path], once: bool, port: int | None, console: Co
             if once:
                 return 0 if good else 1
             with as_file(DOCUMENTS / LONGEST) as bundled:
+                console.print(f"\nA page to try it with: {server.url}/", highlight=False)
                 report.suggestions(console, server.url, files[0].resolve() if files else bundled)
                 try:
                     await server.wait()

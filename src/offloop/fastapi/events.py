@@ -15,6 +15,7 @@ from starlette.types import Send
 
 from offloop.core.waiters import Waiter
 from offloop.fastapi import problems
+from offloop.fastapi.patience import patiently
 from offloop.graph.payload_replies import OF_A_UNION
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
@@ -26,6 +27,8 @@ KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead."""
 PATIENCE = 10.0
 """Seconds that a caller may leave what was sent unread, before the request is cancelled and the connection closed."""
+AT_ONCE = 64
+"""Events that are sent together, if so many are there."""
 HEADERS = [
     (b"content-type", EVENT_STREAM),
     (b"cache-control", b"no-store"),
@@ -45,7 +48,8 @@ async def serve(stream: Stream, label: bytes, send: Send) -> Outcome | None:
             send, {"type": "http.response.start", "status": 200, "headers": [*HEADERS, (b"x-request-id", label)]}
         )
         while not isinstance(heard := await _next(stream, send), Outcome | None):
-            await _write(send, _event(heard))
+            # Whatever has come meanwhile goes along: a server has as much to do for one event as for many.
+            await _write(send, b"".join(map(_event, (heard, *stream.take_now(AT_ONCE - 1)))))
     except TimeoutError:
         return None
     return heard
@@ -64,6 +68,8 @@ async def end(gateway: Gateway, waiter: Waiter, outcome: Outcome, label: bytes, 
 
 
 async def _next(stream: Stream, send: Send) -> Chunk | Progressed | Outcome | None:
+    for heard in stream.take_now(1):
+        return heard
     while True:
         silence = asyncio.timeout(KEEP_ALIVE)
         try:
@@ -103,5 +109,4 @@ async def _write(send: Send, data: bytes) -> None:
 
 async def _send(send: Send, message: dict[str, object]) -> None:
     """Raises TimeoutError where the caller does not read."""
-    async with asyncio.timeout(PATIENCE):
-        await send(message)
+    await patiently(send(message), PATIENCE)

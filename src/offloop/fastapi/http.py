@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from offloop import errors
 from offloop.core.waiters import Waiter
 from offloop.fastapi import events, problems
+from offloop.fastapi.answers import answer
 from offloop.fastapi.departures import Call, Departures
 from offloop.fastapi.headers import (
     disposition_header,
@@ -101,10 +102,7 @@ class HttpEndpoint:
             finally:
                 departures.discard(call)  # before an answer is written, which a server reports as a departure
             if outcome is not None and outcome.reason == "ok" and not outcome.status:
-                await send(
-                    {"type": "http.response.start", "status": self._status, "headers": self._head(outcome, label)}
-                )
-                await send({"type": "http.response.body", "body": outcome.payload})
+                await answer(send, self._status, self._head(outcome, label), outcome.payload)
             else:
                 unread = _unread(headers) if body is None else 0
                 lingers = await _failed(gateway, waiter, outcome, label, scope, send, unread=unread)
@@ -278,9 +276,12 @@ async def _fail(error: errors.OffloopError, label: bytes, scope: Scope, send: Se
         headers.append(problems.CLOSE)
         closing = True
     lingers = closing and unread > 0
+    if not lingers:
+        await answer(send, status, headers, body)
+        return False
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": lingers})
-    return lingers
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    return True
 
 
 async def _let_go(receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi.routing import APIRouter, iter_route_contexts
+from starlette.routing import BaseRoute
 
 from offloop import errors
 from offloop.app import Offloop
@@ -20,7 +21,7 @@ from offloop.fastapi.openapi import documented
 from offloop.fastapi.responses import COMPONENTS
 from offloop.fastapi.route import Components, OffloopRoute, prove
 from offloop.fastapi.shortcuts import Shortcuts, shortcuts_in
-from offloop.fastapi.websocket import SocketEndpoint
+from offloop.fastapi.websocket import SocketEndpoint, check_dependencies
 from offloop.graph.endpoint import Endpoint
 
 
@@ -43,12 +44,14 @@ class OffloopRouter(APIRouter):
         self._off = off
         self._departures = Departures()
         self._shortcuts: list[Shortcuts] = []
+        self._sockets: list[BaseRoute] = []
         named = [off.program.find(endpoint) for endpoint in endpoints]
         for endpoint in named or off.program.endpoints.values():
             if endpoint.websocket is not None:
                 # FastAPI's own route: what it costs is paid once for a connection that stays.
                 served = SocketEndpoint(off, endpoint).serve
                 self.add_api_websocket_route(endpoint.websocket, served, name=f"{endpoint.name}_websocket")
+                self._sockets.append(self.routes[-1])
             if off.program.http(endpoint.name) is not None:
                 self._expose(endpoint)
             elif named and endpoint.websocket is None:
@@ -121,3 +124,5 @@ class OffloopRouter(APIRouter):
         for context in iter_route_contexts(getattr(app, "routes", self.routes)):
             if any(context.original_route is route for route in ours) and context.dependencies:
                 guarded(ours[0].bare, context)  # type: ignore[arg-type]
+            elif any(context.original_route is route for route in self._sockets):
+                check_dependencies(context.path_format, context.dependant.dependencies)  # type: ignore[arg-type]

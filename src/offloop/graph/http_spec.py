@@ -75,12 +75,12 @@ class HttpSpec:
         """
         method, path = _method_and_path(endpoint.http)
         fields = fields_of(endpoint.request)
-        in_path = _path_parameters(path, fields, endpoint.request)
+        in_path = path_parameters(path, fields, endpoint.request)
         rest = [field for field in fields or () if not any(field is parameter.field for parameter in in_path)]
         body = _body(method, endpoint.request, fields, rest)
         in_query = _query_parameters(body, rest)
         if body == "json":
-            _check_strict(in_path)
+            check_strict(in_path)
         return cls(
             method=method,
             path=path,
@@ -142,18 +142,27 @@ def _method_and_path(http: Any) -> tuple[str, str]:
     method, space, path = http.partition(" ") if isinstance(http, str) else ("", "", "")
     if not space or method not in METHODS:
         raise ValueError(f"http={http!r} is not 'METHOD /path' with one of {', '.join(METHODS)}")
-    names = [found[1] for found in _PATH_FIELD.finditer(path)]
-    if not path.startswith("/") or not _PATH_TEXT.fullmatch(_PATH_FIELD.sub("", path)):
-        raise ValueError(
-            f"http={http!r}: the path begins with '/', its fields are like {{name}} or {{name:path}}, and what is not "
-            f"plain ASCII is percent-encoded; it has no query"
-        )
-    if len(set(names)) < len(names):
-        raise ValueError(f"http={http!r} names a field twice. Each field is in the path once")
+    try:
+        check_path(path)
+    except ValueError as reason:
+        raise ValueError(f"http={http!r}: {reason}") from None
     return method, path
 
 
-def _path_parameters(path: str, fields: tuple[Field, ...] | None, request: Any) -> list[Parameter]:
+def check_path(path: str) -> None:
+    """Raises ValueError where it is no path of a route."""
+    names = [found[1] for found in _PATH_FIELD.finditer(path)]
+    if not path.startswith("/") or not _PATH_TEXT.fullmatch(_PATH_FIELD.sub("", path)):
+        raise ValueError(
+            "the path begins with '/', its fields are like {name} or {name:path}, and what is not plain ASCII is "
+            "percent-encoded; it has no query"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError("the path names a field twice. Each field is in it once")
+
+
+def path_parameters(path: str, fields: tuple[Field, ...] | None, request: Any) -> list[Parameter]:
+    """The request's fields that its path names, in the path's order. Raises ValueError where one cannot be such."""
     found: list[Parameter] = []
     for match in _PATH_FIELD.finditer(path):
         name, of = match[1], name_of(stripped(request))
@@ -218,7 +227,8 @@ def _query_parameters(body: Body, rest: list[Field]) -> list[Parameter]:
     return found
 
 
-def _check_strict(in_path: list[Parameter]) -> None:
+def check_strict(in_path: list[Parameter]) -> None:
+    """Raises ValueError where a field that goes over a JSON body would refuse the text that a path holds."""
     for parameter in in_path:
         if parameter.field.strict and stripped(parameter.field.annotation) is not str:
             raise ValueError(

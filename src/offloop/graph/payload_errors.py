@@ -119,8 +119,11 @@ def presentable(errors: Iterable[dict[str, Any]]) -> Errors:
     return shown
 
 
+CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
 class _Writer:
-    """Makes values plain until it has written as much as it may; from then on each is an ellipsis."""
+    """Makes values plain until it has written as much as it may; from then on each is an ellipsis, or empty."""
 
     def __init__(self, most: int) -> None:
         self.left = most
@@ -131,7 +134,7 @@ class _Writer:
             return self._text(value)
         if value is None or isinstance(value, bool):
             return value
-        if self.left < 0:
+        if self.left < 0 and not isinstance(value, CONTAINERS):  # those stay what readers take them for
             return "…"
         if isinstance(value, int):
             return self._integer(value)

@@ -19,6 +19,7 @@ from offloop.graph.node import Node
 from offloop.graph.payloads import travels
 from offloop.graph.policies import faults_of_policy
 from offloop.graph.shape import Graph, graph_of
+from offloop.graph.socket_spec import SocketSpec
 from offloop.graph.wiring import faults_of
 
 
@@ -31,8 +32,12 @@ class Checked:
     faults: list[str] = field(default_factory=list)
 
 
-def check(found: Found) -> Checked:
-    """Judge all that was discovered."""
+def check(found: Found, *, elsewhere: bool = False) -> Checked:
+    """Judge all that was discovered.
+
+    Args:
+        elsewhere: the nodes run in other processes, which judge them. Some may be here, and need not fit together.
+    """
     checked = Checked(faults=[*found.faults])
     faults = checked.faults
     faults += _twice((node.name, node.site) for node in found.nodes if node.name)
@@ -40,11 +45,15 @@ def check(found: Found) -> Checked:
     for endpoint in found.endpoints:
         faults += faults_of_policy(endpoint)
         faults += _faults_of_types(endpoint)
-        _shape(endpoint, found.nodes, checked)
+        if elsewhere:
+            faults += _faults_of_to(endpoint)
+        else:
+            _shape(endpoint, found.nodes, checked)
         _expose(endpoint, checked)
     faults += _same_places(found.endpoints, checked.http)
-    faults += _faults_between(found.nodes, found.endpoints)
-    faults += faults_of(found.providers, found.nodes)
+    if not elsewhere:
+        faults += _faults_between(found.nodes, found.endpoints)
+        faults += faults_of(found.providers, found.nodes)
     return checked
 
 
@@ -100,6 +109,13 @@ def _shape(endpoint: Endpoint[Any, Any], nodes: list[Node], checked: Checked) ->
     checked.faults += (f"{endpoint.site}: {fault}" for fault in faults)
 
 
+def _faults_of_to(endpoint: Endpoint[Any, Any]) -> Iterator[str]:
+    """Of a name of what is elsewhere, as far as one can tell from here."""
+    to: Any = endpoint.to
+    if not (to is None or callable(to) or (isinstance(to, str) and re.fullmatch(r"[\w.]+:\w+", to))):
+        yield f'{endpoint.site}: its `to`, {to}, is no name of a node. Give "module:function", or a function with @node'
+
+
 def _named(to: Callable[..., Any] | str | None, nodes: list[Node]) -> Node | None:
     return next(
         (node for node in nodes if node.function is to or f"{node.module}:{node.function.__name__}" == to), None
@@ -138,12 +154,16 @@ def _faults_of_reach(graph: Graph) -> Iterator[str]:
 
 
 def _expose(endpoint: Endpoint[Any, Any], checked: Checked) -> None:
-    if endpoint.http is None:
-        return
-    try:
-        checked.http[endpoint] = HttpSpec.of(endpoint)
-    except ValueError as reason:
-        checked.faults.append(f"{endpoint.site}: {reason}")
+    if endpoint.http is not None:
+        try:
+            checked.http[endpoint] = HttpSpec.of(endpoint)
+        except ValueError as reason:
+            checked.faults.append(f"{endpoint.site}: {reason}")
+    if isinstance(endpoint.websocket, str) and endpoint.websocket.startswith("/"):  # else that is a fault already
+        try:
+            SocketSpec.of(endpoint)
+        except ValueError as reason:
+            checked.faults.append(f"{endpoint.site}: websocket={endpoint.websocket!r}: {reason}")
 
 
 def _same_places(endpoints: Iterable[Endpoint[Any, Any]], http: Mapping[Endpoint[Any, Any], HttpSpec]) -> Iterator[str]:

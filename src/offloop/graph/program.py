@@ -61,11 +61,13 @@ class Program:
         self._stand_ins: dict[str, Runs] = {}
 
     @classmethod
-    def load(cls, *packages: str) -> "Program":
+    def load(cls, *packages: str, elsewhere: bool = False) -> "Program":
         """Import the packages, discover what they hold, and check it.
 
         Args:
             packages: modules, or packages with all their modules but `__main__`.
+            elsewhere: nodes run in other processes only, which check how they fit together. There need be none here,
+                and this program has no routes.
 
         Raises:
             UsageError: a package does not exist.
@@ -73,7 +75,7 @@ class Program:
             Exception: what an import raised, with a note that names the module.
         """
         found = discover(*packages)
-        checked = check(found)
+        checked = check(found, elsewhere=elsewhere)
         if checked.faults:
             raise PreflightError(checked.faults)
         return cls(packages, found, checked)
@@ -110,9 +112,10 @@ class Program:
         """The class of a problem that an endpoint declares; None where it does not."""
         return self._problems.get((name, reason))
 
-    def services(self) -> Services:
-        """The services of one worker process, not yet open."""
-        return Services([*self.providers, *self._overrides], self._routes, self._stand_ins)
+    def services(self, *endpoints: str) -> Services:
+        """The services of one worker process, not yet open: those that these endpoints need, or all."""
+        routes = {name: self._routes[name] for name in endpoints} if endpoints else self._routes
+        return Services([*self.providers, *self._overrides], routes, self._stand_ins)
 
     @contextmanager
     def override(self, provider: Provider | type[Provider]) -> Iterator[None]:

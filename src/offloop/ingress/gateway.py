@@ -19,11 +19,12 @@ from offloop.clock import Clock
 from offloop.core.admission import CAPACITY, Admission
 from offloop.core.backlog import Backlog
 from offloop.core.crew import ANYONE, STUCK, Crew
+from offloop.core.distant import Distant
 from offloop.core.drain import Drain, Step
 from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
 from offloop.core.waiters import Phase, Waiter, Waiters
-from offloop.events import WEDGED, Event, Events
+from offloop.events import STOPPED, WEDGED, Event, Events
 from offloop.messages import (
     FRAME,
     WINDOW,
@@ -32,10 +33,14 @@ from offloop.messages import (
     Envelope,
     Form,
     Freed,
+    Linked,
     Outcome,
     Progressed,
     Refused,
     Report,
+    Requeued,
+    Staffed,
+    Taken,
     Withdrawn,
     WorkerGone,
     WorkerUp,
@@ -81,7 +86,7 @@ class Gateway:
         timers: Timers,
         rid: Callable[[], str],
         sink: WorkSink,
-        crew: Crew,
+        crew: Crew | Distant,
         workforce: Replacer,
         drain: Drain,
         events: Events,
@@ -117,6 +122,7 @@ class Gateway:
             self.lifecycle, self.waiters, self.backlog, crew,
             queue_limit=queue_limit, queue_bytes=queue_bytes, now=clock(),
         )  # fmt: skip
+        self._judged_elsewhere = isinstance(crew, Distant)
         self._timer: Timer | None = None
         self._look_at = float("inf")
         self._events = events
@@ -131,6 +137,10 @@ class Gateway:
             Freed: self._freed,
             Withdrawn: self._withdrawn,
             Refused: self._refused,
+            Taken: self._taken,
+            Requeued: self._requeued,
+            Linked: self._linked,
+            Staffed: self._staffed,
             WorkerUp: self._worker_up,
             WorkerGone: self._worker_gone,
         }
@@ -175,18 +185,28 @@ class Gateway:
         waiter = Waiter(rid, policy, promise, now, now + seconds, request_id, declared)
         self.waiters.add(waiter)
         self.backlog.reserve(rid, declared)
-        for see in self._on_admit:
-            see(
-                Event(
-                    t=now, kind="admit", rid=rid, endpoint=endpoint, request_id=request_id, deadline=waiter.deadline,
-                    limit=policy.max_in_flight, idempotent=policy.idempotent, finishes=policy.finishes,
-                )
-            )  # fmt: skip
+        if self._judged_elsewhere:
+            waiter.admitted = False
+        elif self._on_admit:
+            self._admit(waiter)
         for see in self._on_waiter_add:
             see(Event(t=now, kind="waiter_add", rid=rid, endpoint=endpoint, deadline=waiter.deadline))
         if waiter.deadline < self._look_at:
             self._look(waiter.deadline)
         return waiter
+
+    def _admit(self, waiter: Waiter) -> None:
+        """Tell that it was admitted, at its arrival, whenever that is known."""
+        waiter.admitted = True
+        policy = waiter.policy
+        for see in self._on_admit:
+            see(
+                Event(
+                    t=waiter.admitted_at, kind="admit", rid=waiter.rid, endpoint=policy.name,
+                    request_id=waiter.request_id, deadline=waiter.deadline, limit=policy.max_in_flight,
+                    idempotent=policy.idempotent, finishes=policy.finishes,
+                )
+            )  # fmt: skip
 
     def grow(self, waiter: Waiter, total: int) -> None:
         """`total` bytes of its body have arrived. Raises PayloadTooLarge or QueueFull, the waiter having ended."""
@@ -396,8 +416,12 @@ class Gateway:
         if begun is False:
             self.crew.freed(rid)
             if waiter is not None and waiter.phase is Phase.QUEUED:
-                self._queue_again(waiter)  # taken back for whoever is free
+                if self._judged_elsewhere:
+                    self._taken_down(waiter, False, self._clock())  # a worker came upon it when its time was up
+                else:
+                    self._queue_again(waiter)  # taken back for whoever is free
                 return
+        if not begun:  # or nobody will ever know
             self.backlog.leave(rid)
         if waiter is not None and waiter.phase is Phase.RECALLED:
             self._taken_down(waiter, begun, self._clock())
@@ -411,9 +435,50 @@ class Gateway:
         self.crew.freed(report.rid)
         self.backlog.leave(report.rid)
         waiter = self.waiters.get(report.rid)
-        if waiter is not None:
-            outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.attempt > 1)
-            self._end(waiter, outcome, self._clock())
+        if waiter is None:
+            return
+        now = self._clock()
+        if not waiter.admitted:
+            self._rejected(waiter.rid, waiter.policy, waiter.request_id, report.reason, now)
+        outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.attempt > 1)
+        self._end(waiter, outcome, now, rejected=not waiter.admitted)
+
+    def _taken(self, report: Taken) -> None:
+        waiter = self.waiters.get(report.rid)
+        if waiter is None:
+            return
+        assert isinstance(self.crew, Distant)
+        if self.crew.counted_there:
+            self.backlog.elsewhere(report.rid)
+        waiter.envelope = None  # what lies at the broker is run again from there, if it may be
+        if not waiter.admitted:
+            self._admit(waiter)
+
+    def _requeued(self, report: Requeued) -> None:
+        waiter = self.waiters.get(report.rid)
+        if waiter is None or report.attempt <= waiter.attempt:
+            return
+        waiter.attempt = report.attempt
+        waiter.begun_at = 0.0
+        if waiter.phase is Phase.BEGUN:
+            waiter.phase = Phase.QUEUED
+
+    def _linked(self, report: Linked) -> None:
+        assert isinstance(self.crew, Distant)
+        if self.crew.linked(report.up):
+            log.log(
+                logging.INFO if report.up else logging.WARNING,
+                "the broker can be reached" if report.up else "the broker cannot be reached: requests are refused",
+            )
+
+    def _staffed(self, report: Staffed) -> None:
+        assert isinstance(self.crew, Distant)
+        now = self._clock()
+        come, left = self.crew.staffed(report.workers, now)
+        for name in come:
+            self._events.emit(now, "worker_up", worker=name)
+        for name in left:  # why, is known where it was
+            self._events.emit(now, "worker_lost", worker=name, outcome=STOPPED)
 
     def _worker_up(self, report: WorkerUp) -> None:
         self.crew.up(report.worker, report.loops, report.replaces)
@@ -447,16 +512,25 @@ class Gateway:
 
     # ---- ends
 
-    def _end(self, waiter: Waiter, outcome: Outcome, now: float, *, recalled: bool = False) -> None:
-        """The one place where a request ends. `recalled`: its place is freed by the `Withdrawn` that will come."""
+    def _end(
+        self, waiter: Waiter, outcome: Outcome, now: float, *, recalled: bool = False, rejected: bool = False
+    ) -> None:
+        """The one place where a request ends.
+
+        Args:
+            recalled: its place is freed by the `Withdrawn` that will come.
+            rejected: a broker has refused it, which was told as such.
+        """
         if not self.waiters.remove(waiter):
             return
+        if not (waiter.admitted or rejected):
+            self._admit(waiter)  # nobody has answered for it
         waiter.phase = Phase.ENDED
         waiter.envelope = waiter.hears = None
         if not recalled:
             self.backlog.leave(waiter.rid)
         self._admission.pace.ended(now)
-        for see in self._on_terminal:
+        for see in () if rejected else self._on_terminal:
             see(
                 Event(
                     t=now, kind="terminal", rid=waiter.rid, endpoint=waiter.policy.name, request_id=waiter.request_id,
@@ -621,9 +695,12 @@ class Gateway:
     def _reject(
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float
     ) -> errors.OffloopError:
-        self.refused += 1
-        self._events.emit(now, "reject", rid=rid, endpoint=policy.name, request_id=request_id, outcome=refusal.reason)
+        self._rejected(rid, policy, request_id, refusal.reason, now)
         return self._error(policy, request_id, refusal, now)
+
+    def _rejected(self, rid: str, policy: Policy, request_id: str, reason: str, now: float) -> None:
+        self.refused += 1
+        self._events.emit(now, "reject", rid=rid, endpoint=policy.name, request_id=request_id, outcome=reason)
 
     def _error(
         self, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float

@@ -6,6 +6,7 @@ waits for a caller who does not keep up. How messages are written for a caller i
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from offloop.core.waiters import Waiter
 from offloop.ingress.gateway import Gateway
@@ -40,8 +41,15 @@ class Stream:
         while not self._heard and not self.promise.done():
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        if not self._heard:
-            return self.promise.result()
+        return self._take() if self._heard else self.promise.result()
+
+    def take_now(self, most: int) -> Iterator[Chunk | Progressed]:
+        """What has come by now, `most` of it at most; never the end."""
+        while self._heard and most > 0:
+            most -= 1
+            yield self._take()
+
+    def _take(self) -> Chunk | Progressed:
         first = self._heard.popleft()
         if isinstance(first, Chunk):
             assert self._waiter is not None

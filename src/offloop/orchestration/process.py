@@ -25,7 +25,7 @@ from offloop.messages import WorkerGone, WorkerUp
 from offloop.orchestration.child import Child, Ending, spawn
 from offloop.orchestration.output import Output
 from offloop.orchestration.worker import CODE, Place
-from offloop.transports.local.frames import Progress, Ready, Said, Setup
+from offloop.transports.local.frames import Progress, Ready, Said, Setup, Worn
 from offloop.transports.local.table import Table, shared_memory
 from offloop.transports.local.web import LocalTransport
 
@@ -183,9 +183,7 @@ class ProcessWorkforce:
         self._nobody_left.clear()
         self._output.add(name, index, child.pid, child.stdout, child.stderr, logs)
         self._transport.attach(name, work, control, table, self._setup(name), self)
-        if self._max_requests:
-            spread = self._random.uniform(1 - JITTER, 1 + JITTER)
-            self._transport.limit(name, max(1, round(self._max_requests * spread)))
+        self._transport.limit(name, spread(self._max_requests, self._random))
         worker.timers.append(loop.call_later(self._start_within, self._too_slow, worker))
         worker.timers.append(loop.call_later(SLOW, self._slow, worker))
         child.watch(partial(self._ended, worker))
@@ -216,6 +214,8 @@ class ProcessWorkforce:
             log.debug("%s is %s", worker, said.doing)
         elif isinstance(said, Ready):
             self._ready(worker)
+        elif isinstance(said, Worn):
+            self.worn(name)
         else:
             log.error("%s cannot start: %s\n%s", worker, said.line, said.trace.rstrip())
             worker.cause = worker.cause or "start-failed"
@@ -255,6 +255,14 @@ class ProcessWorkforce:
             wedged.cause = WEDGED  # whatever else it was to end for
             self._end(wedged, WEDGED)
 
+    def living(self) -> list[str]:
+        """The workers that are ready, and neither stopped nor about to end for it."""
+        return [
+            worker.name
+            for worker in self._workers.values()
+            if worker.ready_at is not None and not worker.child.stopped()
+        ]
+
     def lose(self) -> int | None:
         """Kill the worker that runs the most, as if its end had come from outside: for tests. Its pid; None: no such.
 
@@ -263,7 +271,7 @@ class ProcessWorkforce:
         there = [w for w in self._workers.values() if w.ready_at is not None and not w.cause and not w.lost]
         if not there:
             return None
-        busiest = max(there, key=lambda worker: len(self._transport.running(worker.name)))
+        busiest = max(there, key=lambda worker: self._transport.runs(worker.name))
         busiest.lost = True
         busiest.child.kill()
         return busiest.child.pid
@@ -367,9 +375,15 @@ class ProcessWorkforce:
     async def _nobody(self, timeout: float) -> None:
         if self._workers:
             try:
-                await asyncio.wait_for(self._nobody_left.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._nobody_left.wait()
             except TimeoutError:
                 log.debug("%d workers are left", len(self._workers))
+
+
+def spread(max_requests: int, random: Random) -> int:
+    """After how many requests one worker is recycled; 0: never."""
+    return max_requests and max(1, round(max_requests * random.uniform(1 - JITTER, 1 + JITTER)))
 
 
 def _obituary(worker: Worker, ending: Ending, running: list[str]) -> str:

@@ -84,7 +84,7 @@ class ThreadWorkforce:
     def _live(self, runner: SyncRunner) -> None:
         """A loop's thread, from beginning to end."""
         try:
-            runner.run()
+            runner.run(self._transport)
         finally:
             self._transport.send(WorkerGone(runner.name, "stopped"))
             self._tell(lambda: self._left(runner.name))
@@ -121,7 +121,8 @@ class ThreadWorkforce:
         self._transport.nudge(len(self._loops))
         if self._loops:
             try:
-                await asyncio.wait_for(self._ended.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._ended.wait()
             except TimeoutError:
                 log.warning("%d loops were still running a node when their time was up", len(self._loops))
         if self._opened and not self._loops:
@@ -131,7 +132,8 @@ class ThreadWorkforce:
     async def _close_services(self, timeout: float) -> None:
         self._opened = False
         try:
-            await asyncio.wait_for(_in_thread("offloop-services", self._services.close), timeout)
+            async with asyncio.timeout(timeout):
+                await _in_thread("offloop-services", self._services.close)
         except TimeoutError:
             log.warning("the services were still closing when their time was up")
         except Exception:

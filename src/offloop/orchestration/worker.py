@@ -13,10 +13,10 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from offloop.clock import monotonic
 from offloop.events import Events
@@ -24,12 +24,18 @@ from offloop.graph.program import Program
 from offloop.graph.services import Services
 from offloop.orchestration import interpreter
 from offloop.orchestration.child import end_with_parent, name_process
-from offloop.runners.sync import SyncRunner
+from offloop.ports.replies import ReplySink
+from offloop.ports.work import WorkSource
+from offloop.runners.sync import IDLE, SyncRunner
 from offloop.telemetry import forwarding, logs, tracing
+from offloop.telemetry.event_log import EventLog
 from offloop.telemetry.forwarding import Forwarder
-from offloop.transports.local.frames import Failed, Progress, Ready, Setup
+from offloop.transports.local.frames import Cluster, Failed, Progress, Ready, Setup, Worn
 from offloop.transports.local.table import Table
 from offloop.transports.local.worker import LocalSource
+
+if TYPE_CHECKING:
+    from offloop.transports.redis.worker import RedisSource
 
 log = logging.getLogger("offloop")
 
@@ -58,7 +64,8 @@ def main() -> None:
     for line in (place.work, place.control, place.logs):
         os.set_inheritable(line, False)  # what a node starts is not to keep them open
     runners: list[SyncRunner] = []
-    source = LocalSource(work, Table(place.table), ended=lambda: _stop(runners))
+    elsewhere: list[RedisSource] = []
+    source = LocalSource(work, Table(place.table), ended=lambda: _stop(runners, elsewhere))
     os.close(place.table)
     # From the first moment: while native code of an import or a service takes its time, too.
     _thread("control", lambda: _until_the_end(source, control))
@@ -68,8 +75,13 @@ def main() -> None:
     sys.argv = [sys.argv[0]]
     forwarder = forwarding.install(place.logs, setup.levels)
     source.idle = forwarder.flush  # what a full pipe has held back
-    services = _start(setup, source, runners, forwarder)
-    _serve(runners)
+    services = _start(setup, source, runners, elsewhere, forwarder)
+    if elsewhere:  # then all that comes over the socket is the order to stop
+        _thread("orders", lambda: _until_told(source, elsewhere))
+        _thread("relief", lambda: _relieve(elsewhere))
+        _serve([partial(_live, runner, one, one.close) for runner, one in zip(runners, elsewhere, strict=True)])
+    else:
+        _serve([partial(_live, runner, source) for runner in runners])
     services.close()
     forwarder.flush()
 
@@ -101,7 +113,20 @@ def _until_the_end(source: LocalSource, control: socket.socket) -> None:
     os._exit(1)
 
 
-def _start(setup: Setup, source: LocalSource, runners: list[SyncRunner], forwarder: Forwarder) -> Services:
+def _until_told(source: LocalSource, elsewhere: "list[RedisSource]") -> None:
+    while not elsewhere[0].stopped:
+        source.get(IDLE)
+
+
+def _relieve(elsewhere: "list[RedisSource]") -> None:
+    from offloop.transports.redis.worker import relieve
+
+    relieve(elsewhere)
+
+
+def _start(
+    setup: Setup, source: LocalSource, runners: list[SyncRunner], elsewhere: "list[RedisSource]", forwarder: Forwarder
+) -> Services:
     """Bring the program up and say that it is ready, or say why not and end."""
     failure = "the program could not be imported"
     try:
@@ -111,8 +136,10 @@ def _start(setup: Setup, source: LocalSource, runners: list[SyncRunner], forward
             raise LookupError(f"no {', '.join(sorted(missing))}: the files have changed since the web process started")
         failure = "a service could not be built"
         source.tell(Progress("building services"))
-        services = program.services()
+        services = program.services(*setup.endpoints)
         services.open()
+        failure = "its event log cannot be kept"
+        events = _events(setup)
     except BaseException as cause:  # noqa: BLE001  (also what calls sys.exit() as it is imported)
         forwarder.flush()
         source.tell(Failed(f"{failure}: {_line(cause)}", traceback.format_exc()))
@@ -120,12 +147,19 @@ def _start(setup: Setup, source: LocalSource, runners: list[SyncRunner], forward
     forwarding.apply(setup.levels)  # the web process' levels win over what an import has set
     logs.install()
     tracing.prepare()
+    name = setup.name
+    sinks: Sequence[ReplySink] = [source] * setup.loops
+    if setup.cluster is not None:
+        elsewhere += _sources(setup, setup.cluster, source, forwarder)
+        sinks = elsewhere
+        name = setup.cluster.name  # by which whoever asked tells its supervisor of it
+        events.emit(monotonic(), "open", mode="worker", worker=name, namespace=setup.cluster.namespace)
     runners += [
         SyncRunner(
-            setup.name, program, services, source, source,
-            clock=monotonic, events=Events(), max_reply=setup.max_reply, debug=setup.debug, spans=tracing.spans,
+            name, program, services, sink,
+            clock=monotonic, events=events, max_reply=setup.max_reply, debug=setup.debug, spans=tracing.spans,
         )
-        for _ in range(setup.loops)
+        for sink in sinks
     ]  # fmt: skip
     if setup.gc_freeze:
         interpreter.freeze()
@@ -133,23 +167,64 @@ def _start(setup: Setup, source: LocalSource, runners: list[SyncRunner], forward
     return services
 
 
-def _stop(runners: list[SyncRunner]) -> None:
+def _events(setup: Setup) -> Events:
+    """Of what is taken elsewhere nobody else is told when it begins and ends."""
+    if setup.cluster is None or setup.cluster.event_log is None:
+        return Events()
+    return Events([EventLog(setup.cluster.event_log, at_once=True)])
+
+
+def _sources(setup: Setup, cluster: Cluster, source: LocalSource, forwarder: Forwarder) -> "list[RedisSource]":
+    """One for each loop that takes its work elsewhere. What that needs is installed where there is a broker only."""
+    from offloop.transports.redis.desk import Desk
+    from offloop.transports.redis.names import Names, mark_of
+    from offloop.transports.redis.wire import address_of
+    from offloop.transports.redis.worker import RedisSource
+
+    counted = Count(cluster.limit, lambda: source.tell(Worn()))
+    desk = Desk(
+        address_of(cluster.url), Names(cluster.namespace), cluster.pool, cluster.name, cluster.keys,
+        cluster.fingerprints, cluster.max_body, setup.max_reply, monotonic,
+        opened=source.opened, closed=source.closed, holds=source.holds,
+        begins=lambda loop, id_: source.mark(loop, *mark_of(id_)),
+        counted=counted, idle=forwarder.flush, busy=threading.Event(),
+    )  # fmt: skip
+    return [RedisSource(desk, number) for number in range(setup.loops)]
+
+
+class Count:
+    """Calls `reached` once, when it has been called so often; 0: never. Thread-safe."""
+
+    def __init__(self, limit: int, reached: Callable[[], object]) -> None:
+        self._numbers = iter(range(1, limit + 1))
+        self._limit = limit
+        self._reached = reached
+
+    def __call__(self) -> None:
+        if next(self._numbers, 0) == self._limit and self._limit:
+            self._reached()
+
+
+def _stop(runners: list[SyncRunner], elsewhere: "list[RedisSource]") -> None:
     for runner in runners:
         runner.stop()
+    for one in elsewhere:
+        one.stop()
 
 
-def _serve(runners: list[SyncRunner]) -> None:
-    first, *others = runners
-    threads = [_thread(f"loop-{number}", partial(_live, runner)) for number, runner in enumerate(others, 2)]
-    _live(first)
+def _serve(lives: Sequence[Callable[[], None]]) -> None:
+    first, *others = lives
+    threads = [_thread(f"loop-{number}", loop) for number, loop in enumerate(others, 2)]
+    first()
     for thread in threads:
         thread.join()
 
 
-def _live(runner: SyncRunner) -> None:
+def _live(runner: SyncRunner, source: WorkSource, ended: Callable[[], None] = lambda: None) -> None:
     """A loop, from beginning to end. What ends it by surprise ends the process: nobody would miss half a worker."""
     try:
-        runner.run()
+        runner.run(source)
+        ended()
     except BaseException:  # noqa: BLE001  (nothing that a node raises comes so far)
         traceback.print_exc()
         os._exit(1)

@@ -56,7 +56,7 @@ class SyncRunner:
         name: the worker's name in reports and events.
         program: what to run.
         services: opened; shared with the other loops of this process.
-        source, sink: the worker side's ends of a transport.
+        sink: where it reports.
         max_reply: bytes of an encoded reply or stream message.
         debug: whether outcomes carry tracebacks.
         spans: a context manager around one request's nodes, or None where nobody traces.
@@ -67,7 +67,6 @@ class SyncRunner:
         name: str,
         program: Program,
         services: Services,
-        source: WorkSource,
         sink: ReplySink,
         *,
         clock: Clock,
@@ -79,7 +78,6 @@ class SyncRunner:
         self.name = name
         self._program = program
         self._services = services
-        self._source = source
         self.sink = sink
         self.clock = clock
         self.max_reply = max_reply
@@ -94,10 +92,10 @@ class SyncRunner:
         """End after the request in hand."""
         self._stopping = True
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def run(self, source: WorkSource) -> None:
+        """Take what comes from there, until `stop`."""
         while not self._stopping:
-            delivery = self._source.get(IDLE)
+            delivery = source.get(IDLE)
             if delivery is not None:
                 self.handle(delivery)
 

@@ -1,6 +1,6 @@
 """The event log: every event as one line of JSON, for `offloop verify`.
 
-Owns the file, the thread that writes it, and honesty about what could not be written: lines that are lost leave a
+Owns the file, who writes it when, and honesty about what could not be written: lines that are lost leave a
 `gap` line, so that nobody takes a hole for evidence. It never judges an event, and nothing that happens to the file
 may reach a request.
 """
@@ -28,17 +28,21 @@ ROOM = 2**15
 LINGER = 0.02
 """Seconds that the writer lets events gather: few writes, and few switches of threads away from the event loop."""
 
-EXTRAS = tuple("request_id limit idempotent finishes admitted_at begun_at ended_at value size worker mode".split())
+EXTRAS = tuple(
+    "request_id limit idempotent finishes admitted_at begun_at ended_at value size worker mode namespace queues".split()
+)
 """Fields that are written only where they say something."""
 
 
 class EventLog:
-    """An `events.Observer` of every kind. Thread-safe; costs the caller an append.
+    """An `events.Observer` of every kind. Thread-safe; costs the caller an append, unless it is to write `at_once`.
 
     Args:
         path: where to write; `{host}` and `{pid}` are filled in. Lines are appended, so several processes may share
             a file; with `{pid}` a process that was killed cannot tear another one's line.
         room: events that may wait; what comes on top of them is lost, and a gap line says how many.
+        at_once: a line is in the file when the call returns, so that not even SIGKILL loses it: for processes whose
+            beginnings nobody else sees. Costs the caller a write.
 
     Raises:
         SettingsError: the path cannot be written.
@@ -46,7 +50,7 @@ class EventLog:
 
     kinds: frozenset[Kind] = frozenset(KINDS)
 
-    def __init__(self, path: str, *, room: int = ROOM, clock: Clock = monotonic) -> None:
+    def __init__(self, path: str, *, room: int = ROOM, at_once: bool = False, clock: Clock = monotonic) -> None:
         self._clock = clock
         self._room = room
         host, pid = socket.gethostname(), os.getpid()
@@ -63,14 +67,20 @@ class EventLog:
         self._closed = False
         self._torn = _ends_within_a_line(self.path)
         self._failed = False
-        self._writer = threading.Thread(target=self._write_all, name="offloop-event-log", daemon=True)
-        self._writer.start()
+        self._writer: threading.Thread | None = None
+        if not at_once:
+            self._writer = threading.Thread(target=self._write_all, name="offloop-event-log", daemon=True)
+            self._writer.start()
 
     def __call__(self, event: Event, /) -> None:
         with self._changed:
             if self._closed:
                 return
             self._seq += 1
+            if self._writer is None:
+                self._lost = self._write([(self._seq, event)], self._lost)
+                self._settled = self._seq
+                return
             waiting = len(self._waiting)
             if waiting >= self._room:
                 self._lost += 1
@@ -93,13 +103,18 @@ class EventLog:
     def close(self, timeout: float = 5.0) -> None:
         """Write what is left, for at most `timeout` seconds, and end. Events that come later are passed over."""
         with self._changed:
-            self._closed = True
+            first, self._closed = not self._closed, True
             self._changed.notify_all()
+        if self._writer is None:
+            if first:
+                self._lost = self._write([], self._lost)
+                os.close(self._file)
+            return
         self._writer.join(timeout)
         if self._writer.is_alive():
             log.error("the event log %s was still being written when its time was up", self.path)
 
-    # ---- in the writer's thread
+    # ---- in the writer's thread, or at once
 
     def _write_all(self) -> None:
         while True:

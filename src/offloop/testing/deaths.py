@@ -4,6 +4,7 @@ import asyncio
 
 from offloop import assembly, errors
 from offloop.app import Offloop
+from offloop.orchestration.cluster import ClusterWorkforce
 from offloop.orchestration.process import ProcessWorkforce
 
 WITHIN = 10.0
@@ -17,7 +18,8 @@ def lose_worker(off: Offloop) -> int:
     `WorkerLost`, or begins again where its endpoint is idempotent; another process takes its place.
 
     Args:
-        off: in process mode, and started. May be called on its event loop and from any other thread.
+        off: in process mode, with a broker or without, and started. May be called on its event loop and from any other
+            thread.
 
     Returns:
         The pid of the process.
@@ -37,7 +39,7 @@ def lose_worker(off: Offloop) -> int:
         )
     (runtime,) = running
     workforce = runtime.workforce
-    assert isinstance(workforce, ProcessWorkforce)
+    assert isinstance(workforce, ProcessWorkforce | ClusterWorkforce)
     pid = workforce.lose() if _on(runtime.loop) else _elsewhere(runtime.loop, workforce)
     if pid is None:
         raise errors.UsageError(
@@ -53,7 +55,7 @@ def _on(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _elsewhere(loop: asyncio.AbstractEventLoop, workforce: ProcessWorkforce) -> int | None:
+def _elsewhere(loop: asyncio.AbstractEventLoop, workforce: ProcessWorkforce | ClusterWorkforce) -> int | None:
     async def lose() -> int | None:
         return workforce.lose()
 

@@ -1,1 +1,4 @@
-"""How envelopes and reports travel: one file a transport, both of its ends side by side. No policy."""
+"""How envelopes and reports travel: a file or a folder for each transport, its two ends side by side. No policy.
+
+What several of them share lies beside them: `brokered`, `parcels`, `delivery`, `credit`, `handoff`, `backoff`.
+"""

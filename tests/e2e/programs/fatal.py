@@ -157,9 +157,8 @@ def own_source() -> LocalSource:
     """Of the loop that runs this."""
     frame = inspect.currentframe()
     while frame is not None:
-        runner = frame.f_locals.get("self")
-        if isinstance(runner, SyncRunner):
-            source = runner._source
+        if frame.f_code is SyncRunner.run.__code__:
+            source = frame.f_locals["source"]
             assert isinstance(source, LocalSource)
             return source
         frame = frame.f_back

@@ -33,6 +33,14 @@ class Told(BaseModel):
     bits: int
 
 
+class Drizzle(BaseModel):
+    drops: int
+
+
+class Large(BaseModel):
+    mib: int
+
+
 class Wait(BaseModel):
     name: str
 
@@ -59,6 +67,11 @@ class Flooded(BaseModel):
     drops: int
 
 
+class Seat(BaseModel):
+    room: str
+    number: int
+
+
 class Odd(Problem):
     status, title = 409, "That is odd"
 
@@ -83,6 +96,16 @@ def say(message: Tell, job: Job) -> Iterator[Bit | Told]:
 tell = Endpoint("tell", Tell, Told, stream=Bit, to=say, websocket="/tell", timeout=30, max_in_flight=1000)
 
 
+@node
+def patter(message: Drizzle) -> Iterator[Bit | Told]:
+    for number in range(message.drops):
+        yield Bit(number=number)
+    yield Told(bits=message.drops)
+
+
+drizzle = Endpoint("drizzle", Drizzle, Told, stream=Bit, to=patter, websocket="/drizzle", timeout=60)
+
+
 @endpoint(websocket="/wait", timeout=30, max_in_flight=4)
 def wait(message: Wait, job: Job) -> Waited:
     word = hold(message.name)
@@ -101,6 +124,16 @@ def keep(message: Keep, job: Job) -> Waited:
 @endpoint(websocket="/shout", media_types=("text/plain",), max_body=MIB)
 def shout(text: Blob) -> Blob:
     return Blob(text.data.upper(), text.media_type, "capitals.txt")
+
+
+@endpoint(websocket="/rooms/{room}")
+def sit(message: Seat) -> Seat:
+    return message
+
+
+@endpoint(websocket="/large", timeout=30)
+def large(message: Large) -> Blob:
+    return Blob(bytes(message.mib * MIB), "application/octet-stream")
 
 
 @node

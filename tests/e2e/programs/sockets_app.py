@@ -1,5 +1,6 @@
 """The app around them: once open, once behind a dependency."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException
@@ -24,3 +25,8 @@ app.include_router(OperatorRouter(off), prefix="/offloop")
 @app.post("/drain")
 async def drain() -> None:
     off.begin_drain()
+
+
+@app.get("/tasks")
+async def tasks() -> int:
+    return len(asyncio.all_tasks())

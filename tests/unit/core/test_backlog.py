@@ -125,3 +125,13 @@ def test_what_was_given_back_and_left_the_line_is_like_any_other_when_it_comes_a
         backlog.enqueue(envelope(rid))
     backlog.give_back(envelope("r3"), 3)
     assert list(backlog.line) == ["r3", "r1", "r2"]
+
+
+def test_what_a_broker_counts_has_no_bytes_here_and_who_has_left_is_passed_over() -> None:
+    backlog = Backlog()
+    backlog.reserve("a", 10)
+    backlog.elsewhere("a")
+    backlog.elsewhere("b")
+    assert (backlog.depth, backlog.bytes, backlog.counted) == (1, 0, {"a"})
+    backlog.leave("a")
+    assert (backlog.depth, backlog.counted) == (0, set())

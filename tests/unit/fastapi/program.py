@@ -88,7 +88,7 @@ def search(query: Search) -> list[str]:
     return [query.shelf, *query.words, str(query.limit)]
 
 
-@endpoint(http="POST /letters", media_types=("application/pdf",), websocket="/letters/stream")
+@endpoint(http="POST /letters", media_types=("application/pdf",))
 def post(letter: Letter) -> Size:
     return Size(len(letter.page.data))
 

@@ -115,6 +115,30 @@ def measure(image: Blob) -> Measured:
     return Measured(size=len(image.data), media_type=image.media_type)
 
 
+class Place(BaseModel):
+    room: str
+    seat: int = 0
+    text: str
+
+
+@endpoint(websocket="/rooms/{room}/{seat}")
+def sit(place: Place) -> Place:
+    return place
+
+
+class Time(BaseModel):
+    pass
+
+
+class Left(BaseModel):
+    seconds: float
+
+
+@endpoint(websocket="/time", timeout=100)
+def time_left(message: Time, job: Job) -> Left:
+    return Left(seconds=job.remaining)
+
+
 class Peer:
     """One WebSocket to an ASGI application: what it says is received, what is sent to it is seen, as it happens.
 
@@ -145,6 +169,8 @@ class Peer:
         }  # fmt: skip
         self.sent: list[Message] = []
         self.heard = 0
+        self.waits = 0
+        self._room = asyncio.Semaphore(0)
         self.reading = asyncio.Event()
         if reads:
             self.reading.set()
@@ -161,7 +187,8 @@ class Peer:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "websocket.send":
-            await self.reading.wait()
+            self.waits += 1
+            await self._read()
             await asyncio.sleep(0)  # as a server that has to write: others have their turn
         if message["type"] == "websocket.close":
             await self.closes.wait()
@@ -170,6 +197,20 @@ class Peer:
         async with self._changed:
             self.sent.append(message)
             self._changed.notify_all()
+
+    async def _read(self) -> None:
+        """Until it reads at all, or there is room for one message."""
+        reading, room = asyncio.ensure_future(self.reading.wait()), asyncio.ensure_future(self._room.acquire())
+        try:
+            await asyncio.wait([reading, room], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+            room.cancel()
+
+    def read(self, messages: int) -> None:
+        """Take so many more, for one that does not read."""
+        for _ in range(messages):
+            self._room.release()
 
     def say(self, frame: str | bytes) -> None:
         kind = "text" if isinstance(frame, str) else "bytes"

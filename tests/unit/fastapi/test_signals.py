@@ -290,12 +290,13 @@ def test_an_interrupt_without_a_handler_of_its_own_ends_the_loops_run_after_the_
 # ---- a real process
 
 PLAIN = """
-import asyncio, threading
+import asyncio, signal, threading
 from fastapi import FastAPI
 from offloop import Offloop, Settings
 from offloop.fastapi import OffloopRouter
 from tests.unit.fastapi import program
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 off = Offloop("tests.unit.fastapi.program", settings=Settings(threads=1, gc_freeze=False))
 app = FastAPI()
 app.include_router(OffloopRouter(off))

@@ -1,13 +1,28 @@
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException, WebSocketException
+from fastapi import (
+    APIRouter,
+    Body,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Request,
+    Security,
+    WebSocket,
+    WebSocketException,
+)
+from fastapi.requests import HTTPConnection
+from fastapi.security import APIKeyHeader
 
-from offloop import Offloop, Settings
+from offloop import Offloop, Settings, errors
 from offloop.fastapi import OffloopRouter
 from offloop.fastapi.sockets import connection
 from offloop.fastapi.websocket import origin_allowed
@@ -122,7 +137,9 @@ async def test_a_media_type_that_the_endpoint_leaves_open_is_not_made_up():
     [
         "", "x", "[]", "null", '"a"', "{}", '{"data": {}}', '{"id": 1, "data": {}}', '{"id": "", "data": {}}',
         '{"id": null, "data": {}}', '{"id": "' + "a" * 129 + '", "data": {}}', '{"id": "a", "event": "begin"}',
-        '{"id": "a", "data": {}', '{"id": "a", "data": ' + "[" * 1500, "\ud800", b"", b"abc",
+        '{"id": "a", "data": {}, "timeout": "2"}', '{"id": "a", "data": {}, "timeout": 1e999}',
+        '{"id": "a", "data": {}, "timeout": true}', '{"id": "a", "data": {}',
+        '{"id": "a", "data": ' + "[" * 1500, "\ud800", b"", b"abc",
     ],
 )  # fmt: skip
 async def test_a_malformed_frame_is_a_problem_without_an_id_and_three_in_a_row_close_the_socket(frame):
@@ -188,6 +205,105 @@ async def test_text_beyond_the_endpoints_bound_closes_with_1009_read_or_not():
         assert (await peer.hear())["event"] == "reply"
         peer.leave()
         await peer.ended()
+
+
+# ---- what the path gives
+
+
+async def test_what_the_path_names_comes_from_the_path_whatever_a_frame_says():
+    async with serving() as (app, _):
+        peer = await Peer(app, "/rooms/blue/7").accepted()
+        peer.ask("1", {"text": "a"})
+        assert (await peer.hear())["data"] == {"room": "blue", "seat": 7, "text": "a"}
+        peer.ask("2", {"text": "b", "room": "red", "seat": 8})
+        assert (await peer.hear())["data"] == {"room": "blue", "seat": 7, "text": "b"}
+        peer.leave()
+        await peer.ended()
+
+
+async def test_what_is_wrong_in_the_path_is_said_of_the_path_in_every_answer():
+    async with serving() as (app, _):
+        peer = await Peer(app, "/rooms/blue/first").accepted()
+        for id in "ab":
+            peer.ask(id, {"text": "a"})
+            said = await peer.hear()
+            assert (said["id"], said["status"]) == (id, 422)
+            assert said["problem"]["detail"][0]["loc"] == ["path", "seat"]
+        peer.leave()
+        await peer.ended()
+
+
+async def test_what_a_prefix_names_is_for_dependencies_alone():
+    seen: list[str] = []
+
+    async def known(house: str, room: str) -> None:
+        seen.append(f"{house} {room}")
+
+    app, _ = made({"prefix": "/{house}", "dependencies": [Depends(known)]})
+    async with app.router.lifespan_context(app):
+        peer = await Peer(app, "/mine/rooms/blue/7").accepted()
+        peer.ask("1", {"text": "a"})
+        assert (await peer.hear())["data"]["room"] == "blue"
+        peer.leave()
+        await peer.ended()
+    assert seen == ["mine blue"]
+
+
+# ---- time
+
+
+@pytest.mark.parametrize(
+    ("header", "frame", "least", "most"),
+    [
+        (None, None, 90, 100), (b"50", None, 40, 50), (b"500", None, 90, 100), (None, 20, 10, 20),
+        (b"50", 20.5, 10, 20.5), (b"20", 50, 10, 20), (b"500", 1e300, 90, 100),
+    ],
+)  # fmt: skip
+async def test_handshake_and_frame_shorten_the_time_of_a_request_and_never_lengthen_it(header, frame, least, most):
+    async with serving() as (app, _):
+        headers = [HERE] if header is None else [HERE, (b"x-request-timeout", header)]
+        peer = await Peer(app, "/time", headers=headers).accepted()
+        rest = "" if frame is None else f', "timeout": {frame}'
+        for _ in range(2):  # each request has its own time
+            peer.say(f'{{"id": "a", "data": {{}}{rest}}}')
+            assert least < (await peer.hear())["data"]["seconds"] <= most
+        peer.leave()
+        await peer.ended()
+
+
+async def test_a_request_that_takes_longer_than_its_frame_allows_ends_by_itself():
+    async with serving() as (app, off):
+        peer = await Peer(app, "/wait").accepted()
+        peer.ask("long", {})
+        peer.say('{"id": "short", "data": {}, "timeout": 0.05}')
+        said = await peer.hear()
+        assert (said["id"], said["status"], said["problem"]["reason"]) == ("short", 504, "deadline-exceeded")
+        assert waiters(off, "wait") == 1
+        peer.leave()
+        await peer.ended()
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "-0.0"])
+async def test_a_time_that_has_passed_is_a_problem_of_its_id(timeout):
+    async with serving() as (app, off):
+        peer = await Peer(app, "/wait").accepted()
+        for _ in range(4):  # it is no malformed frame
+            peer.say(f'{{"id": "a", "data": {{}}, "timeout": {timeout}}}')
+            said = await peer.hear()
+            assert (said["id"], said["status"], said["problem"]["detail"][0]["loc"]) == ("a", 422, ["frame", "timeout"])
+        assert waiters(off, "wait") == 0
+        peer.leave()
+        await peer.ended()
+
+
+@pytest.mark.parametrize("seconds", [b"", b"0", b"-1", b"soon", b"1e999", b"nan", b"1,5"])
+async def test_a_time_that_cannot_be_read_refuses_the_handshake_as_http_refuses_it(seconds):
+    headers = [HERE, (b"x-request-timeout", seconds)]
+    async with serving() as (app, _):
+        status, answered = await denied(app, headers=headers)
+        assert (status, answered[b"content-type"]) == (422, b"application/json")
+        peer = await Peer(app, "/answer", headers=headers, denial=False).accepted()
+        assert await peer.close() == (1008, "invalid-payload")
 
 
 # ---- limits, cancelling, leaving
@@ -339,6 +455,38 @@ async def test_a_peer_that_does_not_read_is_closed_and_its_requests_are_cancelle
         await until(lambda: waiters(off, "sliced") == 0)
         other.leave()
         await other.ended()
+
+
+@pytest.mark.parametrize(
+    ("steps", "lost"),
+    [([9.0, 0.9], False), ([10.9, 10.9, 10.9], False), ([11.1], True), ([10.9, 11.1], True)],
+)
+async def test_a_large_message_gives_its_reader_time_for_the_next(monkeypatch, steps, lost):
+    """After 64 KiB the next send may wait for PATIENCE, which is 10 s, and one second more."""
+    loop = asyncio.get_running_loop()
+    real, begun = loop.time, loop.time()
+    now = [begun]
+    monkeypatch.setattr(loop, "time", lambda: now[0])  # it passes by the test's word
+    async with serving() as (app, off):
+        peer = await Peer(app, "/sliced", reads=False).accepted()
+        peer.ask("a", {"raw": True})
+        await until(lambda: peer.waits == 1)
+        peer.read(2)  # an announcement, then its bytes: a next one waits after those
+        for number, step in enumerate(steps):
+            await until(lambda number=number: peer.waits == 3 + 2 * number)
+            now[0] += step
+            for _ in range(10):  # what is due by then happens
+                await asyncio.sleep(0)
+            if lost and number == len(steps) - 1:
+                assert await peer.close() == (1008, "what was sent is not read")
+            else:
+                peer.read(2)
+        if not lost:
+            await until(lambda: peer.waits == 3 + 2 * len(steps))
+            peer.leave()
+            await peer.ended()
+        await until(lambda: waiters(off, "sliced") == 0)
+        monkeypatch.setattr(loop, "time", lambda: real() + now[0] - begun)  # by itself again, and never backwards
 
 
 async def test_a_close_that_is_not_read_either_is_given_up(monkeypatch):
@@ -494,6 +642,76 @@ async def test_dependencies_of_every_level_hold_and_stay_open_as_long_as_the_soc
         peer.leave()
         await peer.ended()
         assert story == ["opened", "closed"]
+
+
+async def of_the_request(request: Request) -> None: ...
+
+
+async def of_the_body(text: Annotated[str, Body(embed=True)]) -> None: ...
+
+
+class OfTheRequest:
+    def __call__(self, request: Request) -> None: ...
+
+
+async def within(_: Annotated[None, Depends(of_the_request)]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("dependency", "says"),
+    [
+        (of_the_request, "of_the_request asks for a Request (`request`)"),
+        (within, "of_the_request asks for a Request (`request`)"),
+        (of_the_body, "of_the_body reads `text` from the body"),
+        (OfTheRequest(), "OfTheRequest asks for a Request (`request`)"),
+    ],
+)
+@pytest.mark.parametrize("where", ["the router", "the inclusion", "the app", "an outer router", "nowhere but itself"])
+async def test_a_dependency_that_no_socket_could_satisfy_stops_the_start(dependency, says, where):
+    off = Offloop(PROGRAM, settings=Settings(threads=1, gc_freeze=False))
+    given = {"dependencies": [Depends(dependency)]}
+    app = FastAPI(**given if where == "the app" else {})
+    router = OffloopRouter(off, **(given if where in ("the router", "nowhere but itself") else {}))
+    if where == "an outer router":
+        outer = APIRouter(**given)
+        outer.include_router(router, prefix="/outer")
+        app.include_router(outer)
+    else:
+        app.include_router(router, **(given if where == "the inclusion" else {}))
+    started: Any = router if where == "nowhere but itself" else app.router
+    with pytest.raises(errors.UsageError, match="websocket /.*" + re.escape(says)):
+        async with started.lifespan_context(router if started is router else app):
+            pass
+
+
+async def test_what_both_have_and_what_need_not_be_given_is_no_fault_of_a_dependency():
+    story: list[str] = []
+
+    async def open_to_both(connection: HTTPConnection, request: Request = None, socket: WebSocket = None) -> None:  # type: ignore[assignment]
+        story.append(f"{connection.scope['type']} {request} {socket is connection}")
+
+    key = Security(APIKeyHeader(name="x-key"))
+    app, _ = made({"dependencies": [key, Depends(open_to_both), Depends(partial(of_the_request, request=None))]})
+    async with app.router.lifespan_context(app):
+        peer = await Peer(app, "/answer", headers=[HERE, (b"x-key", b"any")]).accepted()
+        peer.leave()
+        await peer.ended()
+    assert story == ["websocket None True"]
+
+
+async def test_sockets_of_the_users_own_beside_ours_are_not_judged():
+    off = Offloop(PROGRAM, settings=Settings(threads=1, gc_freeze=False))
+    router = OffloopRouter(off, talking.answer)
+
+    @router.websocket("/mine", dependencies=[Depends(of_the_request)])
+    async def mine(socket: WebSocket) -> None: ...
+
+    app = FastAPI()
+    app.include_router(router)
+    async with app.router.lifespan_context(app):
+        peer = await Peer(app, "/answer").accepted()
+        peer.leave()
+        await peer.ended()
 
 
 async def test_a_socket_carries_its_callers_label_in_the_handshake_and_in_problems():

@@ -79,8 +79,9 @@ def test_a_list_repeats_a_bounded_part_of_a_payload(errors: list[dict[str, Any]]
 def test_after_the_bound_nothing_more_is_shown() -> None:
     (first,) = presentable([error(["x" * MAX_TEXT, 1, {"a": 1}, b"x", None]), error(2)])
     assert first["input"][0].endswith("…")
-    (cut,) = presentable([{"input": "x" * MAX_TEXT * 2, "more": [1], "none": None, "number": 1}])
-    assert (cut["more"], cut["none"], cut["number"]) == ("…", None, "…")
+    (cut,) = presentable([{"input": "x" * MAX_TEXT * 2, "more": [1], "none": None, "number": 1, "ctx": {"limit": 1}}])
+    assert (cut["none"], cut["number"]) == (None, "…")
+    assert (cut["more"], cut["ctx"]) == ([], {})  # as the document says: a list is a list, whatever is in it
 
 
 def test_json_that_every_parser_takes_has_no_fault_to_show() -> None:

@@ -76,6 +76,28 @@ REFUSED = {
         "@endpoint(websocket='/x')\ndef one(a: A) -> B: ...\n@endpoint(websocket='/x')\ndef two(a: A) -> B: ...",
         ["endpoint 'two'", "websocket /x is taken by endpoint 'one'"],
     ),
+    "a path field of a socket that the model lacks": (
+        "@endpoint(websocket='/x/{other}')\ndef ask(a: A) -> B: ...",
+        ["endpoint 'ask'", "websocket='/x/{other}': the path has a field {other}", "A has none of that name"],
+    ),
+    "a path field of a socket of bytes": (
+        "@endpoint(websocket='/x/{n}')\ndef ask(blob: Blob) -> B: ...",
+        ["endpoint 'ask'", "websocket='/x/{n}'", "Blob has no fields"],
+    ),
+    "a socket's path that is none": (
+        "@endpoint(websocket='/x/{n:int}')\ndef ask(a: A) -> B: ...",
+        ["endpoint 'ask'", "websocket='/x/{n:int}': the path begins with '/'"],
+    ),
+    "a socket for a model with a Blob": (
+        ("@dataclass\nclass E:\n    page: Blob\n    n: int = 0\n"
+        "@endpoint(http='POST /x', websocket='/x')\ndef ask(e: E) -> B: ..."),
+        [f":{FIRST_LINE + 4})", "websocket='/x': E.page is a Blob", "or leave websocket= out"],
+    ),
+    "a socket for a model that may have a Blob": (
+        ("@dataclass\nclass E:\n    page: Blob | None = None\n"
+        "@endpoint(websocket='/x')\ndef ask(e: E) -> B: ..."),
+        ["endpoint 'ask'", "E.page is a Blob"],
+    ),
     "a path field that the model lacks": (
         "@endpoint(http='POST /x/{other}')\ndef ask(a: A) -> B: ...",
         ["endpoint 'ask'", "other"],
@@ -216,6 +238,8 @@ def test_every_fault_is_told_at_once_with_its_place(write):
             "@endpoint(http='POST /x', websocket='/x')\ndef ask(a: A) -> B: ...\n"
             "@endpoint(http='PUT /x')\ndef put(a: A) -> B: ..."
         ),
+        "@endpoint(websocket='/x/{n}/y')\ndef ask(a: A) -> B: ...",
+        "@endpoint(websocket='/x', media_types=('a/b',))\ndef ask(blob: Blob) -> B: ...",
         "@endpoint\ndef ask(a: Annotated[A | B, 'either']) -> list[C]: ...",
         "",
     ],

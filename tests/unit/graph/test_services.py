@@ -69,6 +69,15 @@ def test_app_services_are_built_before_the_worker_is_ready_if_they_are_used(load
     assert user.events == ["engine up", "engine down"]
 
 
+def test_a_worker_of_some_endpoints_builds_only_what_those_need(load):
+    program = load(PROGRAM)
+    user, services = module_of(program), program.services("plain")
+    services.open()
+    assert user.events == []
+    assert ask(services, "plain", user.A(3)) == [user.B(3)]
+    services.close()
+
+
 def test_request_services_live_for_one_request(load):
     program = load(PROGRAM)
     user, services = module_of(program), program.services()

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from offloop.core.crew import Crew
+from offloop.core.distant import Distant
 from offloop.core.drain import Drain
 from offloop.core.policy import Policy
 from offloop.core.waiters import Waiter
 from offloop.events import KINDS, Event, Events
 from offloop.ingress.gateway import Gateway
-from offloop.messages import Begun, Envelope, Outcome, Report, WorkerGone, WorkerUp
+from offloop.messages import Begun, Envelope, Linked, Outcome, Report, Staffed, WorkerGone, WorkerUp
 
 POLICIES = {
     policy.name: policy
@@ -95,7 +96,7 @@ class Rig:
 
     def __init__(
         self, workers: int = 1, *, shared: bool = True, limit: int = 3, size: int = 1000, drain: Drain | None = None,
-        grace: float = 5.0, read_ahead: int = 0,
+        grace: float = 5.0, read_ahead: int = 0, distant: bool = False, counted_there: bool = True,
     ) -> None:  # fmt: skip
         self.now = 100.0
         self.timers: list[Timer] = []
@@ -105,7 +106,9 @@ class Rig:
         self.drained = 0
         self.answered = 0
         self._made = 0
-        self.crew = Crew(shared=shared, kill_grace=grace, read_ahead=read_ahead)
+        self.crew: Crew | Distant = Crew(shared=shared, kill_grace=grace, read_ahead=read_ahead)
+        if distant:
+            self.crew = Distant(self.now, counted_there=counted_there)
         self.gateway = Gateway(
             POLICIES, clock=lambda: self.now, timers=self, rid=self._rid, sink=self.sink, crew=self.crew,
             workforce=self.workforce, drain=drain or Drain(20.0), events=Events([self]), queue_limit=limit,
@@ -113,8 +116,10 @@ class Rig:
             promise=lambda: asyncio.get_running_loop().create_future(),
         )  # fmt: skip
         self.sink.receive = self.gateway.receive
-        for number in range(1, workers + 1):
-            self.reports(WorkerUp(f"w{number}"))
+        if distant:
+            self.reports(Linked(True), Staffed({f"w{number}": (1, 0) for number in range(1, workers + 1)}))
+        else:
+            self.reports(*(WorkerUp(f"w{number}") for number in range(1, workers + 1)))
         self.gateway.start()
 
     def __call__(self, event: Event) -> None:

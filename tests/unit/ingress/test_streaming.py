@@ -112,3 +112,17 @@ async def test_what_is_left_of_a_stream_that_nobody_holds_is_freed_at_once() -> 
         assert left() is None
     finally:
         gc.enable()
+
+
+async def test_what_has_come_can_be_taken_together_and_counts_as_taken() -> None:
+    rig = Rig()
+    stream, waiter = streaming(rig)
+    assert list(stream.take_now(5)) == []
+    came = [chunk(1, WINDOW // 4), Progressed("r1", 1, 0.5), chunk(2)]
+    rig.reports(*came)
+    assert list(stream.take_now(2)) == came[:2]
+    assert rig.sink.granted == [(waiter.rid, WINDOW // 4)]
+    rig.reports(END)
+    assert list(stream.take_now(5)) == came[2:]
+    assert list(stream.take_now(5)) == []
+    assert await stream.take() == END

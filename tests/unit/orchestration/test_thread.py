@@ -33,6 +33,18 @@ def threads() -> dict[str, threading.Thread]:
     }
 
 
+def loops() -> list[str]:
+    return sorted(name for name in threads() if name.startswith("offloop-loop"))
+
+
+def left() -> list[str]:
+    """The names of those that do not end. A loop says that it has gone on its own thread: it ends just after."""
+    ending = threads()
+    for one in ending.values():
+        one.join(DEADLINE)
+    return [name for name, one in ending.items() if one.is_alive()]
+
+
 @pytest.fixture(autouse=True)
 def gates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gates]:
     """Fresh gates, open at the end; every test begins and ends without a thread of offloop's."""
@@ -41,9 +53,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gates]:
     monkeypatch.setattr(program, "gates", gates)
     yield gates
     gates.open_all()
-    for left in threads().values():
-        left.join(DEADLINE)
-        assert not left.is_alive(), f"{left.name} was left behind"
+    assert not left()
 
 
 @pytest.fixture
@@ -72,7 +82,7 @@ class Crew:
 
     def runner(self, name: str) -> SyncRunner:
         return SyncRunner(
-            name, PROGRAM, self.services, self.transport, self.transport,
+            name, PROGRAM, self.services, self.transport,
             clock=monotonic, events=Events(), max_reply=1000,
         )  # fmt: skip
 
@@ -116,7 +126,7 @@ async def started(count: int = 2) -> AsyncIterator[Crew]:
 
 async def test_a_start_brings_up_as_many_loops_as_it_is_told() -> None:
     async with started(3) as crew:
-        assert sorted(threads()) == ["offloop-loop-1", "offloop-loop-2", "offloop-loop-3"]
+        assert loops() == ["offloop-loop-1", "offloop-loop-2", "offloop-loop-3"]
         crew.transport.settle()
         assert crew.reports == [WorkerUp("loop-1"), WorkerUp("loop-2"), WorkerUp("loop-3")]
 
@@ -155,7 +165,7 @@ async def test_a_provider_that_raises_stops_the_start_with_one_line_and_leaves_n
     assert "no model" in text or "StopIteration" in text
     assert "\n" not in text
     assert refused.value.__cause__ is not None
-    assert not threads()
+    assert not left()
     assert await crew.force.stop(0.0) == 0
 
 
@@ -177,7 +187,7 @@ async def test_a_start_that_is_given_up_closes_the_services_that_come_after_all(
     assert await crew.force.stop(0.0) == 0
     go_on.set()
     assert await asyncio.to_thread(closed.wait, DEADLINE)
-    assert not any(name.startswith("offloop-loop") for name in threads())
+    assert not left()
 
 
 async def test_a_system_without_more_threads_stops_the_start_and_leaves_nothing(
@@ -190,7 +200,7 @@ async def test_a_system_without_more_threads_stops_the_start_and_leaves_nothing(
     with pytest.raises(errors.StartError, match="a loop could not be started: RuntimeError: can't start new thread"):
         await crew.force.start()
     assert closed.is_set()
-    assert not any(name.startswith("offloop-loop") for name in threads())
+    assert not left()
     await crew.until(WorkerGone, worker="loop-2", cause="no-thread")
     await crew.until(WorkerGone, worker="loop-1", cause="stopped")
 
@@ -241,13 +251,13 @@ async def test_a_wedged_loop_ends_when_its_node_returns(gates: Gates) -> None:
         gates["stuck"].set()
         await crew.until(WorkerGone, worker="loop-1", cause="stopped")
         await asyncio.to_thread(wedged.join, DEADLINE)
-        assert list(threads()) == ["offloop-loop-2"]
+        assert loops() == ["offloop-loop-2"]
 
 
 async def test_a_loop_that_has_gone_meanwhile_is_not_replaced() -> None:
     async with started(1) as crew:
         crew.force.replace("loop-7")
-        assert list(threads()) == ["offloop-loop-1"]
+        assert loops() == ["offloop-loop-1"]
 
 
 async def test_without_threads_a_wedged_loop_stays_unreplaced(
@@ -295,7 +305,7 @@ async def test_at_most_as_many_loops_again_stand_in_for_wedged_ones(gates: Gates
             await off.ask(program.hold, program.Order())
         assert sum(kind == "worker_up" for kind, _ in seen.events) == 4
         assert sum(kind == "overdue" for kind, _ in seen.events) == 4
-        assert len(threads()) == 4
+        assert len(loops()) == 4
         gates.open_all()
         await until_ready(off, True)
         assert (await off.ask(program.hold, program.Order())).by.startswith("offloop-loop-")
@@ -347,7 +357,7 @@ async def test_a_stuck_loop_that_is_replaced_during_the_stop_is_not(gates: Gates
     stop = asyncio.create_task(crew.force.stop(DEADLINE))
     await asyncio.sleep(0)
     crew.force.replace("loop-1")
-    assert list(threads()) == ["offloop-loop-1"]
+    assert loops() == ["offloop-loop-1"]
     gates["stuck"].set()
     assert await stop == 0
 
@@ -403,9 +413,9 @@ def test_a_loop_that_outlives_its_event_loop_ends_in_silence(
 
     caplog.set_level(logging.DEBUG)
     asyncio.run(abandon())
-    [left] = threads().values()
+    assert loops() == ["offloop-loop-1"]
     gates["stuck"].set()
-    left.join(DEADLINE)
+    assert not left()
     assert "a loop ended after its event loop had closed" in caplog.text
 
 
@@ -424,7 +434,7 @@ def test_services_that_outlive_their_event_loop_end_in_silence(does: Any, caplog
     does("open", build)
     caplog.set_level(logging.DEBUG)
     asyncio.run(abandon())
-    [left] = threads().values()
+    assert list(threads()) == ["offloop-services"]
     go_on.set()
-    left.join(DEADLINE)
+    assert not left()
     assert "offloop-services ended after its event loop had closed" in caplog.text

@@ -72,7 +72,7 @@ class Bench:
         self.services = PROGRAM.services()
         self.services.open()
         self.runner = SyncRunner(
-            "loop-1", PROGRAM, self.services, self.transport, self.transport,
+            "loop-1", PROGRAM, self.services, self.transport,
             **{"clock": self.clock, "events": Events([self.seen]), "max_reply": 1000} | options,
         )  # fmt: skip
 
@@ -626,7 +626,7 @@ def test_a_loop_takes_one_request_after_the_other_until_it_is_stopped(does: Any)
     bench = Bench(clock=monotonic)
     served = threading.Semaphore(0)
     does("plain", lambda order, job: served.release())
-    thread = threading.Thread(target=bench.runner.run, daemon=True)
+    thread = threading.Thread(target=bench.runner.run, args=(bench.transport,), daemon=True)
     thread.start()
     for number in range(3):
         bench.transport.put(
@@ -647,5 +647,5 @@ def test_a_loop_takes_one_request_after_the_other_until_it_is_stopped(does: Any)
 def test_a_loop_that_was_stopped_takes_nothing_more(bench: Bench) -> None:
     bench.transport.put(Envelope(rid="r1", endpoint="plain", payload=b"{}", deadline=DUE), None)
     bench.runner.stop()
-    bench.runner.run()
+    bench.runner.run(bench.transport)
     assert bench.told() == []

@@ -255,3 +255,45 @@ def test_without_a_boot_id_times_are_compared_within_one_process_only(monkeypatc
         assert boot().startswith("process-")
     finally:
         boot.cache_clear()
+
+
+# ---- at once
+
+
+def test_a_line_that_is_written_at_once_is_in_the_file_when_the_call_returns(make: Make) -> None:
+    log = make(at_once=True)
+    for number in range(3):
+        emit(log, "start", rid=f"r{number}")
+        written = [json.loads(line) for line in Path(log.path).read_bytes().splitlines()]
+        assert [(line["rid"], line["seq"]) for line in written] == [(f"r{n}", n + 1) for n in range(number + 1)]
+    assert log.flush(0.0)
+
+
+def test_lines_that_several_threads_write_at_once_are_whole_and_in_order(make: Make) -> None:
+    log = make(at_once=True)
+    threads = [threading.Thread(target=emit, args=(log, *["start"] * 50)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [line["seq"] for line in lines(log)] == list(range(1, 201))
+
+
+def test_what_could_not_be_written_at_once_leaves_a_gap(make: Make, writes: Writes) -> None:
+    log = make(at_once=True)
+    writes.answers = [OSError(28, "No space left on device"), OSError(28, "No space left on device")]
+    emit(log, "start", "finish", "start")
+    gap, last = (json.loads(line) for line in Path(log.path).read_bytes().splitlines() if line)
+    assert (gap["kind"], gap["lost"]) == ("gap", 2)
+    assert (last["kind"], last["seq"]) == ("start", 3)
+
+
+def test_a_gap_at_the_end_is_written_by_the_close_and_nothing_after_it(make: Make, writes: Writes) -> None:
+    log = make(at_once=True)
+    writes.answers = [OSError(5, "Input/output error")]
+    emit(log, "start")
+    log.close()
+    log.close()
+    emit(log, "finish")
+    (gap,) = (json.loads(line) for line in Path(log.path).read_bytes().splitlines() if line)
+    assert (gap["kind"], gap["lost"]) == ("gap", 1)

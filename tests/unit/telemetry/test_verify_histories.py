@@ -1,5 +1,6 @@
 """Any honest history is held; any fault put into one is caught under its promise's number."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,8 @@ def histories(draw: st.DrawFn) -> Lines:
 
 
 def deepest(lines: Lines, into: str, out: tuple[str, ...]) -> int:
-    """How many were inside at once, at most."""
+    """How many were inside at once, at most. What begins at the instant at which another comes makes room for it."""
+    starts = {line["rid"]: line["t"] for line in reversed(lines) if line["kind"] == "start" and "start" in out}
     inside: set[str] = set()
     most = 1
     for line in lines:
@@ -54,7 +56,7 @@ def deepest(lines: Lines, into: str, out: tuple[str, ...]) -> int:
             inside.add(line["rid"])
         elif line["kind"] in out:
             inside.discard(line["rid"])
-        most = max(most, len(inside))
+        most = max(most, sum(starts.get(rid, math.inf) > line["t"] for rid in inside))
     return most
 
 
@@ -125,7 +127,8 @@ def too_late(draw: st.DataObject, lines: Lines) -> Lines:
 
 def after_leaving(draw: st.DataObject, lines: Lines) -> Lines:
     start = one(draw, lines, "start")
-    return put(lines, start | {"kind": "disconnect", "outcome": "cancelled", "t": start["t"] - 0.001})
+    # Longer before than two clock readings may cross: what is closer is excused where its end is close, too.
+    return put(lines, start | {"kind": "disconnect", "outcome": "cancelled", "t": start["t"] - 0.011})
 
 
 def of_the_rejected(draw: st.DataObject, lines: Lines) -> Lines:

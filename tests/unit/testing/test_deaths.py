@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from offloop import Offloop, Settings, errors
 from offloop.fastapi import OffloopRouter
 from offloop.testing import lose_worker
+from tests.support.broker import broker
 from tests.support.gate import Gate, gate_at
 from tests.unit.testing import mortal
 from tests.unit.testing.mortal import Name, Ran, again, once
@@ -25,8 +26,8 @@ def gate() -> Iterator[Gate]:
         yield gate
 
 
-def program(workers: int, mode: str = "process") -> Offloop:
-    settings = Settings(mode=mode, workers=workers, gc_freeze=False)  # type: ignore[arg-type]
+def program(workers: int, mode: str = "process", broker_url: str | None = None) -> Offloop:
+    settings = Settings(mode=mode, workers=workers, gc_freeze=False, broker_url=broker_url)  # type: ignore[arg-type]
     return Offloop(mortal.__name__, settings=settings)
 
 
@@ -42,6 +43,17 @@ async def test_what_the_lost_worker_ran_is_lost_and_another_takes_its_place(gate
         await asyncio.to_thread(gate.wait, "b")
         assert gate.open("b") == 1
         assert (await asking).pid != pid
+
+
+async def test_with_a_broker_it_is_the_one_that_runs_something_as_well(gate: Gate) -> None:
+    with broker() as redis:
+        async with program(2, broker_url=redis.url) as off:
+            asking = asyncio.create_task(off.ask(once, Name(name="a")))
+            await asyncio.to_thread(gate.wait, "a")
+            pid = lose_worker(off)
+            assert gate.notes == [f"a is run by {pid}"]
+            with pytest.raises(errors.WorkerLost):
+                await asking
 
 
 async def test_an_idempotent_request_is_answered_all_the_same(gate: Gate) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -16,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from offloop import errors
 from offloop.core.lifecycle import ADMITS
 from offloop.core.waiters import Phase, Waiter
+from offloop.fastapi.patience import patiently
 from offloop.fastapi.sockets import frames
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
@@ -43,19 +45,25 @@ class Drains(Protocol):
 
 
 class Asks(NamedTuple):
-    """What a socket needs to know of its endpoint.
+    """What a socket needs to know of its endpoint, and of its handshake.
 
     Attributes:
         name: the endpoint's.
         max_body: bytes of one request.
         raw: whether requests are binary frames.
         media_type: of those, where the endpoint leaves no choice.
+        timeout: seconds that the handshake leaves to each request.
+        fields: (where, name, value) of what each request takes from the path.
+        trace: (name, value) of the trace context that the handshake came with.
     """
 
     name: str
     max_body: int
     raw: bool
     media_type: str | None
+    timeout: float = inf
+    fields: tuple[tuple[str, str, str], ...] = ()
+    trace: tuple[tuple[str, str], ...] = ()
 
 
 class Close(NamedTuple):
@@ -95,7 +103,6 @@ class Connection:
         asks: what its requests are.
         limit: requests at once.
         label: its `X-Request-ID`, for all of them.
-        trace: (name, value) of the trace context that the handshake came with.
     """
 
     def __init__(
@@ -107,7 +114,6 @@ class Connection:
         *,
         limit: int,
         label: bytes,
-        trace: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self._off = off
         self._gateway = gateway
@@ -115,7 +121,6 @@ class Connection:
         self._asks = asks
         self._limit = limit
         self._label = label
-        self._trace = trace
         self._live: dict[str, Request] = {}  # by id, until the last frame is about to be written
         self._requests: set[Request] = set()  # until it is written: what a peer does not read counts
         self._writing = asyncio.Lock()
@@ -199,8 +204,10 @@ class Connection:
             await self._refuse(said.id, frames.invalid("A request is a binary frame here: the bytes, and no text"))
         elif not bytes(said.data):
             await self._refuse(said.id, frames.invalid("Field required", "data"))
+        elif said.timeout is not None and said.timeout <= 0:
+            await self._refuse(said.id, frames.invalid("Input should be a number of seconds above 0", "timeout"))
         else:
-            await self._ask(said.id, bytes(said.data), "json")
+            await self._ask(said.id, bytes(said.data), "json", said.timeout)
 
     async def _take(self, data: bytes) -> None:
         if not self._asks.raw:
@@ -210,7 +217,7 @@ class Connection:
         self._numbered += 1
         await self._ask(str(self._numbered), data, "raw")
 
-    async def _ask(self, id: str, payload: bytes, form: Form) -> None:  # noqa: A002
+    async def _ask(self, id: str, payload: bytes, form: Form, timeout: float | None = None) -> None:  # noqa: A002
         gateway, asks = self._gateway, self._asks
         if len(payload) > asks.max_body:
             self._end(TOO_LARGE)
@@ -223,7 +230,8 @@ class Connection:
                     "As many requests as one socket may have at once are in flight on this one.",
                     endpoint=asks.name, request_id=label, retry_safe=True,
                 )  # fmt: skip
-            waiter = gateway.open(asks.name, stream.promise, request_id=label, declared=len(payload))
+            seconds = asks.timeout if timeout is None else min(asks.timeout, timeout)
+            waiter = gateway.open(asks.name, stream.promise, request_id=label, timeout=seconds, declared=len(payload))
         except errors.OffloopError as refusal:
             await self._refuse(id, refusal)
             self._rest()
@@ -231,8 +239,10 @@ class Connection:
         request = self._live[id] = Request(id, waiter, stream)
         self._requests.add(request)
         stream.begin(waiter)
-        media_type = asks.media_type if form == "raw" else None
-        gateway.send(waiter, payload, form=form, media_type=media_type, trace=self._trace, stream=True)
+        gateway.send(
+            waiter, payload, form=form, media_type=asks.media_type if form == "raw" else None, fields=asks.fields,
+            trace=asks.trace, stream=True,
+        )  # fmt: skip
         request.task = asyncio.get_running_loop().create_task(self._answer(request))
         request.task.add_done_callback(self._ended)
 
@@ -296,8 +306,8 @@ class Connection:
                 kind = "text" if isinstance(frame, str) else "bytes"
                 try:
                     # A server takes a message whole and makes the next one wait for it: the more there was, the longer.
-                    async with asyncio.timeout(PATIENCE + self._unread / SLOWEST):
-                        await self._websocket.send({"type": "websocket.send", kind: frame})
+                    sending = self._websocket.send({"type": "websocket.send", kind: frame})
+                    await patiently(sending, PATIENCE + self._unread / SLOWEST)
                 except TimeoutError:
                     log.info("a WebSocket of %s is closed: its peer does not read", self._asks.name)
                     self._end(UNREAD)

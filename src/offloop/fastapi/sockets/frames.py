@@ -24,11 +24,13 @@ class Said(msgspec.Struct, frozen=True):
 
     Attributes:
         data: the request's JSON as it came; empty where there was none.
+        timeout: seconds that the request may take; shortens the endpoint's.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     event: Literal["cancel"] | None = None
     data: msgspec.Raw = msgspec.Raw()
+    timeout: float | None = None
 
 
 _decode = msgspec.json.Decoder(Said).decode
@@ -40,8 +42,8 @@ def read(text: str) -> Said:
         return _decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise invalid(
-            f'A frame is a JSON object with an "id" (a text of 1 to {LONGEST_ID} characters) and with "data", '
-            'or with "event": "cancel"'
+            f'A frame is a JSON object with an "id" (a text of 1 to {LONGEST_ID} characters) and with "data" '
+            '(and, if need be, a "timeout" in seconds), or with "event": "cancel"'
         ) from None
 
 

@@ -28,7 +28,9 @@ class Run:
     Attributes:
         whole: whether no line is missing between its first and its last; nothing follows from a line's absence if not.
         worker: whether it is a worker process's, which has no waiters.
-        mode: as in `open`; empty where there is none.
+        mode, namespace: as in `open`; empty where there is none.
+        shared: whether its requests lie at a broker, and other processes have a part in what becomes of them.
+        bounded_together: whether the broker counts what waits, for all web processes; over Celery each counts its own.
         opening, closing: its `open` and `close`, or None.
         queue_limit, max_deliveries: as in `open`; 0 where it does not say.
         horizon: the time of the latest line.
@@ -39,6 +41,9 @@ class Run:
         self.boot = lines[0].boot
         self.opening = lines[0] if lines[0].kind == "open" else None
         self.mode = self.opening.mode if self.opening else ""
+        self.namespace = self.opening.namespace if self.opening else ""
+        self.shared = self.mode in ("cluster", "celery")
+        self.bounded_together = self.mode == "cluster"
         self.queue_limit = self.opening.limit if self.opening else 0
         self.max_deliveries = int(self.opening.value) if self.opening else 0
         self.worker = self.mode == "worker" or not (self.opening or any(line.kind in WEB for line in lines))
@@ -129,8 +134,9 @@ class History:
         for request in self.requests.values():
             if request.run is not None:
                 self._of[id(request.run)].append(request)
-        workers = [run for run in self.runs if run.worker]
-        self._workers_whole = bool(workers) and all(run.whole and run.closing for run in workers)
+        self.workers = [run for run in self.runs if run.worker]
+        self._workers_whole = bool(self.workers) and all(run.whole and run.closing for run in self.workers)
+        self._told = {run.opening.worker for run in self.workers if run.whole and run.opening}
 
     def admitted(self) -> Iterator[tuple[Request, Line, Run]]:
         """Requests with their `admit` and the run that admitted them. One that was rejected too is promise 1's."""
@@ -144,7 +150,15 @@ class History:
         return self._of[id(run)]
 
     def hears(self, run: Run) -> bool:
-        """Whether what this run's loops did is in the logs without a gap: then what is not there did not happen."""
+        """Whether what this run's loops did is in the logs without a gap: then what is not there did not happen.
+
+        The workers of a cluster write their own logs, a line at once: one that was killed has left nothing out. Over
+        Celery a worker is announced under the name that those of its processes begin with.
+        """
+        if run.shared:
+            there = {line.worker for line in run.of("worker_up")}
+            told = self._told if run.bounded_together else self._told | {name.partition(".")[0] for name in self._told}
+            return run.whole and bool(there) and there <= told
         return run.whole and (run.mode == "thread" or run.loops or self._workers_whole)
 
 

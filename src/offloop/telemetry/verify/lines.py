@@ -42,6 +42,8 @@ class Line(msgspec.Struct, kw_only=True, gc=False):
     size: int = 0
     worker: str = ""
     mode: str = ""
+    namespace: str = ""
+    queues: int = 1
     lost: int = 0
     file: str = ""
     number: int = 0

@@ -3,7 +3,8 @@
 Each function checks one promise. Why a request waited is not judged.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from offloop.telemetry.verify.history import History, Request, Run
 from offloop.telemetry.verify.lines import Line
@@ -13,6 +14,9 @@ PAST_DEADLINE = 0.050
 """Seconds that a waiter may outlive its deadline."""
 PAST_OUTCOME = 0.100
 """Seconds that a waiter may outlive its outcome."""
+HANDED = 0.100
+"""Seconds before its beginning, or its end, in which a request may have left a broker's queue already."""
+UNHEARD = "not all beginnings are in the logs, or not with times of this host"
 
 
 # ---- promise 3
@@ -71,8 +75,19 @@ def bounded(history: History, found: Findings) -> None:
     """Promise 4: waiters per endpoint within `max_in_flight`; admitted and not begun within the queue's limit."""
     for run in history.web:
         _waiters(run, found)
-        if run.whole:
+        if run.whole and not run.bounded_together:
             _queue(run, history, found)
+    for runs in _clusters(history):
+        _shared_queue(runs, history, found)
+
+
+def _clusters(history: History) -> list[list[Run]]:
+    """Web processes that share a broker's queues, and a clock."""
+    together: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in history.web:
+        if run.bounded_together and run.whole:
+            together[run.boot, run.namespace].append(run)
+    return list(together.values())
 
 
 def _waiters(run: Run, found: Findings) -> None:
@@ -86,7 +101,8 @@ def _waiters(run: Run, found: Findings) -> None:
         elif line.kind == "waiter_add":
             limit = limits.get(line.endpoint, 0)
             if not limit:
-                found.missing("an endpoint's `max_in_flight` is not in the log")
+                if not run.shared:  # else a broker may have refused all that came
+                    found.missing("an endpoint's `max_in_flight` is not in the log")
                 continue
             found.judge()
             live[line.rid] = line.endpoint
@@ -105,7 +121,7 @@ def _queue(run: Run, history: History, found: Findings) -> None:
         return
     first = [request.all("start")[0] for request in history.of(run) if request.all("start")]
     if not history.hears(run) or any(start.boot != run.boot for start in first):
-        found.missing("not all beginnings are in the logs, or not with times of this host")
+        found.missing(UNHEARD)
         return
     starts = sorted(first, key=lambda start: start.t, reverse=True)
     queued: set[str] = set()
@@ -127,3 +143,42 @@ def _queue(run: Run, history: History, found: Findings) -> None:
             if len(queued) > run.queue_limit:
                 text = f"{len(queued)} requests are admitted and have not begun, the limit is {run.queue_limit}"
                 found.violated(text, line)
+
+
+def _shared_queue(runs: list[Run], history: History, found: Findings) -> None:
+    """A broker has judged, and writes no log: what is counted has certainly waited there at the same time."""
+    limit = max(run.queue_limit * (run.opening.queues if run.opening else 1) for run in runs)
+    if not limit:
+        found.missing("the queue's limit is not in the log")
+        return
+    starts = (start for run in runs for request in history.of(run) for start in request.all("start"))
+    if not all(history.hears(run) for run in runs) or any(start.boot != runs[0].boot for start in starts):
+        found.missing(UNHEARD)
+        return
+    changes = sorted(change for run in runs for change in _waits(run, history, found))
+    waiting: dict[str, Line] = {}
+    for _, comes, rid in changes:
+        if comes:
+            waiting[rid] = history.requests[rid].all("admit")[0]
+        else:
+            waiting.pop(rid, None)
+        if len(waiting) > limit:
+            text = f"{len(waiting)} requests were admitted and had not begun, the limit of the cluster is {limit}"
+            found.violated(text, *waiting.values())
+            return
+
+
+def _waits(run: Run, history: History, found: Findings) -> Iterator[tuple[float, bool, str]]:
+    """When each request of a run had certainly come into the queue, and when it may have left it."""
+    told = 0.0  # an admission is told with the time of its arrival: what is told next says when that was
+    for line in reversed(run.lines):
+        if line.kind != "admit":
+            told = line.t
+            continue
+        found.judge()
+        request = history.requests[line.rid]
+        began = next((start.t for start in request.all("start")[:1] if start.boot == run.boot), None)
+        left = min((t for t in (began, request.ended and request.ended.t) if t), default=0.0) - HANDED
+        if told and left > told:
+            yield told, True, line.rid
+            yield left, False, line.rid

@@ -42,11 +42,17 @@ class Features:
         late_withdrawal: `withdraw` may answer None, and a `Withdrawn` report tells later.
         begun_at_once: `settle` reports a `Begun` as soon as its `send` has returned; otherwise it comes by itself.
         ordered: work is handed out first in, first out.
-        deadline_tolerance: seconds by which a deadline may have moved when it arrives (clocks of two hosts).
+        deadline_tolerance: seconds by which a deadline, or any other instant, may have moved when it arrives (clocks of
+            two hosts); less than an eighth of a second.
         wake_ups: calls of the receiver that all reports may take which came while the event loop was busy.
         volume: envelopes sent to and fro where the suite looks for losses.
         burst: reports that can be sent while the event loop is busy; with more than that `send` blocks.
         late_work: what was put before `close` may still be taken after it.
+        taken_is_begun: what a loop has been handed counts as begun, and is not taken back any more; a loop is handed
+            what it can begin at once, and no more.
+        put_again: what was taken back may be put again as the same attempt, by whoever then has another worker for it.
+        early_withdrawal: one request can be taken back before its deadline, and the others still begin. Otherwise it
+            can be when its deadline has come; whoever takes one back earlier ends all: nothing begins any more.
     """
 
     late_withdrawal: bool = False
@@ -57,3 +63,6 @@ class Features:
     volume: int = 4000
     burst: int = 1000
     late_work: bool = False
+    taken_is_begun: bool = False
+    put_again: bool = True
+    early_withdrawal: bool = True

@@ -16,7 +16,7 @@ class LossConformance(Suite):
     def test_a_workers_end_comes_after_all_that_it_had_sent(self, web: WebSide, ends: Ends) -> None:
         lose = self._lose(ends)
         begin(web, ends)
-        sent: list[Report] = [Chunk("r1", 1, number, b"{}") for number in range(CHUNKS)]
+        sent: list[Report] = [Chunk("r1", 1, number, b"{}") for number in range(1, CHUNKS + 1)]
         sent.append(Outcome(rid="r1", payload=b"answer"))
         with web.busy():
             for report in sent:

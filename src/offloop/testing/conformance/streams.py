@@ -6,7 +6,7 @@ from collections.abc import Callable
 from offloop.messages import WINDOW, Chunk, Outcome, Progressed, Report
 from offloop.ports.work import Delivery
 from offloop.testing.conformance.ends import Ends
-from offloop.testing.conformance.suite import Suite, begin, claim, envelope, put, said, take
+from offloop.testing.conformance.suite import Suite, begin, begun, claim, envelope, put, said, take
 from offloop.testing.conformance.web_side import DEADLINE, WebSide, in_threads
 from offloop.testing.conformance.work import SHORT
 
@@ -95,6 +95,8 @@ class StreamConformance(Suite):
         assert spent == [False]
 
     def test_what_is_put_again_has_a_window_of_its_own(self, web: WebSide, ends: Ends) -> None:
+        self.needs_putting_again()
+        self.needs_letting_go()
         sent = envelope(rid="r1", stream=True)
         put(web, ends, sent)
         first = take(ends)
@@ -115,8 +117,10 @@ class StreamConformance(Suite):
         assert not delivery.spend(1, SHORT)
 
     def _spent(self, web: WebSide, ends: Ends, rid: str = "r1") -> Delivery:
-        """A running request that has sent all that it may for now."""
-        delivery = claim(web, ends, rid)
+        """A running request that has sent all that it may for now; that it has begun is known by then."""
+        delivery = begin(web, ends, rid)
+        web.call(ends.sink.settle)
+        web.until(lambda reports: begun(ends, rid) in reports, "the Begun")
         assert delivery.spend(WINDOW, 0.0)
         return delivery
 

@@ -27,7 +27,7 @@ class Suite(ABC):
 
     @pytest.fixture
     def web(self) -> Iterator[WebSide]:
-        with WebSide() as web:
+        with WebSide(self.features.deadline_tolerance) as web:
             yield web
 
     @pytest.fixture
@@ -36,6 +36,21 @@ class Suite(ABC):
         web.call(ends.reply_source.subscribe, web.receive)
         yield ends
         web.call(ends.close)
+
+    def needs_putting_again(self) -> None:
+        """For tests of what was taken back and is put once more."""
+        if not self.features.put_again:
+            pytest.skip("what this transport has taken back never begins as the same attempt")
+
+    def needs_early_withdrawal(self) -> None:
+        """For tests of what is taken back before its time, beside others that are not."""
+        if not self.features.early_withdrawal:
+            pytest.skip("this transport takes one request back at its deadline, or all of them earlier")
+
+    def needs_letting_go(self) -> None:
+        """For tests of what a loop was handed and has not begun."""
+        if self.features.taken_is_begun:
+            pytest.skip("a loop of this transport lets go of nothing that it was handed")
 
     def taken_back(self, web: WebSide, ends: Ends, rid: str) -> bool:
         """Withdraw it, and say whether it will never begin, however late the transport may tell."""

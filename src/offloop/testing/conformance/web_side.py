@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from offloop.messages import Report, WorkerGone
+import msgspec
+
+from offloop.messages import Linked, Report, Staffed, Taken, WorkerGone
 
 T = TypeVar("T")
 
@@ -19,10 +21,22 @@ DEADLINE = 10.0
 """Seconds after which what was waited for counts as missing."""
 
 
-class WebSide:
-    """An event loop and its receiver of reports. A context manager: the loop runs inside of it."""
+ASIDE = (Taken, Linked, Staffed)
+"""What a transport that is shared tells besides: it answers no request, and comes when it comes."""
+INSTANTS = ("at", "begun_at", "ended_at")
+STEP = 0.25
+"""Instants that a suite sends are multiples of this many seconds, by which they are known again."""
 
-    def __init__(self) -> None:
+
+class WebSide:
+    """An event loop and its receiver of reports. A context manager: the loop runs inside of it.
+
+    Args:
+        tolerance: seconds by which an instant may have moved on its way.
+    """
+
+    def __init__(self, tolerance: float = 0.0) -> None:
+        self._tolerance = tolerance
         self.reports: list[Report] = []
         self.calls = 0
         self.failures: list[BaseException] = []
@@ -80,10 +94,23 @@ class WebSide:
 
     def receive(self, reports: Sequence[Report]) -> None:
         """The receiver to subscribe with."""
+        reports = [self._in_place(report) for report in reports if not isinstance(report, ASIDE)]
+        if not reports:
+            return
         with self._came:
             self.reports.extend(reports)
             self.calls += 1
             self._came.notify_all()
+
+    def _in_place(self, report: Report) -> Report:
+        """With its instants where they were when it was sent, if they have moved by no more than they may."""
+        moved = {}
+        for name in INSTANTS:
+            at = getattr(report, name, 0.0)
+            meant = round(at / STEP) * STEP
+            if at != meant and abs(at - meant) <= self._tolerance:
+                moved[name] = meant
+        return msgspec.structs.replace(report, **moved) if moved else report
 
     def until(self, enough: Callable[[list[Report]], bool], what: str) -> list[Report]:
         """Wait for the reports to be enough; a copy of them."""

@@ -36,6 +36,33 @@ class FrameError(Exception):
 # ---- to a worker
 
 
+class Cluster(msgspec.Struct, frozen=True, array_like=True):
+    """Where a worker gets its work from, and answers it to, where that is not the socket.
+
+    Attributes:
+        url: the broker's, credentials and all.
+        name: the worker's among all: that of its supervisor, a slash, and its own.
+        keys: that sign.
+        fingerprints: by endpoint.
+        max_body: bytes.
+        limit: how many requests it may have; 0: any number.
+        event_log: a path, or None.
+    """
+
+    url: str
+    namespace: str
+    pool: str
+    name: str
+    keys: tuple[str, ...]
+    fingerprints: dict[str, str]
+    max_body: int
+    limit: int
+    event_log: str | None
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.name!r})"  # what else there is has credentials
+
+
 class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
     """The first frame: what a worker has to know.
 
@@ -47,6 +74,7 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
         loops: how many.
         max_reply: bytes.
         levels: of the web process' loggers, by name; "" is the root.
+        cluster: where its work is; None: it comes over the socket.
     """
 
     packages: tuple[str, ...]
@@ -58,6 +86,7 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
     gc_freeze: bool
     debug: bool
     levels: dict[str, int]
+    cluster: Cluster | None = None
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, tag="work"):
@@ -105,6 +134,10 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """Its services are built: it can take work."""
 
 
+class Worn(msgspec.Struct, frozen=True, array_like=True, tag="worn"):
+    """It has had as many requests as it may."""
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """It cannot start, and ends. `line` says why, `trace` is the traceback."""
 
@@ -116,7 +149,7 @@ Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
 Controls = Withdraw | Cancel | Grant
 """What goes to a worker on its control socket."""
-Said = Progress | Ready | Failed
+Said = Progress | Ready | Worn | Failed
 """What a worker says of itself."""
 Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""

@@ -26,6 +26,7 @@ from offloop.transports.local.frames import (
     Setup,
     Stop,
     Withdraw,
+    Worn,
     work,
 )
 from offloop.transports.local.link import Attendant, Held, Link
@@ -33,7 +34,7 @@ from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
-SAID = (Progress, Ready, Failed)
+SAID = (Progress, Ready, Worn, Failed)
 """What is for a worker's attendant, and not for the gateway."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
@@ -97,9 +98,28 @@ class LocalTransport:
             if held.link.name == name and self._has_begun(held)
         ]
 
+    def runs(self, name: str) -> int:
+        """How many requests it runs, wherever it has them from."""
+        link = self._links[name]
+        return len(self.running(name)) if link.handed else sum(map(bool, link.table))
+
     def handed(self, name: str) -> int:
-        """How many requests it was handed so far."""
-        return self._links[name].handed
+        """How many requests it was handed so far; of those it has taken elsewhere, those that it runs now."""
+        link = self._links[name]
+        return link.handed or sum(map(bool, link.table))
+
+    def tell(self, name: str, order: Cancel | Grant) -> None:
+        """An order for a request that it has taken elsewhere."""
+        if (link := self._links.get(name)) is not None:
+            link.control.order(order)
+
+    def deadlines(self) -> dict[str, float]:
+        """Of what each worker runs that takes its work elsewhere, the one that is first; none for an idle one."""
+        return {
+            name: min(running)
+            for name, link in self._links.items()
+            if (running := [deadline for deadline in link.table if deadline])
+        }
 
     def detach(self, name: str, cause: str) -> None:
         """Its process has ended: read all that it has left behind, report that it is gone, and let go of it."""
@@ -117,8 +137,9 @@ class LocalTransport:
             del self._held[held.rid]
             self._unbegun.pop(held.rid, None)
         del self._links[name]
+        marks = link.table.marks()
         link.table.close()
-        self._receive((*reports, WorkerGone(name, cause)))
+        self._receive((*reports, WorkerGone(name, cause, marks)))
 
     def close(self) -> None:
         """Nothing is taken or delivered any more. Workers that are left see the end of their sockets."""

@@ -148,6 +148,25 @@ class LocalSource:
                     return False
         return True
 
+    # ---- for what is taken elsewhere
+
+    def opened(self, rid: str, delivery: ClaimedDelivery) -> None:
+        """Cancels and credits that come are for this one, too."""
+        self._open[rid] = delivery
+
+    def closed(self, rid: str, delivery: ClaimedDelivery) -> None:
+        """It has ended; a later attempt of the same request may be here already."""
+        if self._open.get(rid) is delivery:
+            self._open.pop(rid, None)
+
+    def holds(self, loop: int, deadline: float) -> None:
+        """Show the web side what that loop runs: by its deadline; 0.0: nothing."""
+        self._table[loop] = deadline
+
+    def mark(self, loop: int, upper: int, lower: int) -> None:
+        """Show it how far that loop has come: see `Table.mark`."""
+        self._table.mark(loop, upper, lower)
+
     # ---- ReplySink
 
     def send(self, said: Report) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,11 @@ from offloop.transports.local.table import Table
 
 table = Table(int(sys.argv[1]))
 for line in sys.stdin:
-    place, at = line.split()
-    table[int(place)] = float(at)
+    place, at, *mark = line.split()
+    if mark:
+        table.mark(int(place), int(at), int(mark[0]))
+    else:
+        table[int(place)] = float(at)
     print(table[0], flush=True)
 """
 """Writes what it is told, and says what it finds at the first place."""
@@ -39,6 +43,13 @@ class Writer:
         self._process.stdin.write(f"{place} {at!r}\n")
         self._process.stdin.flush()
         return float(self._process.stdout.readline())
+
+    def mark(self, place: int, upper: int, lower: int) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{place} {upper} {lower}\n")
+        self._process.stdin.flush()
+        self._process.stdout.readline()
 
     def kill(self) -> None:
         self._process.kill()
@@ -88,6 +99,40 @@ def test_what_was_written_outlives_the_writers_sudden_death(table: Table, writer
     writer.write(3, 12.25)
     writer.kill()
     assert [table[place] for place in range(PLACES)] == [0.0, 0.0, 0.0, 12.25, 0.0]
+
+
+def test_marks_outlive_the_writer_and_are_nobodys_times(table: Table, writer: Writer) -> None:
+    assert table.marks() == {}
+    now = 1_795_000_000_123
+    writer.mark(0, now, 0)
+    writer.mark(4, now, 7)
+    writer.mark(4, now + 1, 3)
+    writer.mark(2, 1, 2**40)
+    writer.kill()
+    assert table.marks() == {0: (now, 0), 2: (1, 2**40), 4: (now + 1, 3)}
+    assert list(table) == [0.0] * PLACES
+
+
+def test_a_mark_that_is_half_written_is_never_too_low(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed between the two stores has not begun the next, and is not to seem to have begun less."""
+    stored: list[dict[int, tuple[int, int]]] = []
+
+    class Watched:
+        def __init__(self, words: Any) -> None:
+            self.words = words
+
+        def __getitem__(self, at: int) -> float:
+            return self.words[at]  # type: ignore[no-any-return]
+
+        def __setitem__(self, at: int, word: float) -> None:
+            self.words[at] = word
+            stored.append(table.marks())
+
+    table.mark(1, 5, 9)
+    monkeypatch.setattr(table, "_words", Watched(table._words))
+    monkeypatch.setattr(Watched, "__len__", lambda self: len(self.words), raising=False)
+    table.mark(1, 6, 0)
+    assert [marks[1] for marks in stored] == [(6, 9), (6, 0)]
 
 
 def test_its_descriptor_may_be_closed_while_it_is_in_use() -> None:

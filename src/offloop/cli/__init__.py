@@ -1,11 +1,9 @@
-"""The command line: `offloop demo`, `check` and `verify`.
+"""The command line: `offloop demo`, `check`, `verify`, `worker` and `dead`.
 
 Owns arguments, exit codes and what is printed; everything else is imported when a command needs it, so that `check`
 and `verify` run without the extras. No decision about requests, and no printing anywhere else, belongs here.
 """
 
-import os
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from offloop.cli import dead, worker
+from offloop.cli.usage import import_from_here, one_line
 
 if TYPE_CHECKING:
     from offloop.graph.program import Program
@@ -31,6 +32,10 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"offloop {version('offloop')}")
         raise typer.Exit
+
+
+app.command()(worker.worker)
+app.add_typer(dead.app, name="dead")
 
 
 @app.callback()
@@ -61,16 +66,11 @@ def demo(
 @app.command()
 def check(packages: Annotated[list[str], typer.Argument(metavar="PACKAGE…", help="As given to Offloop(…).")]) -> None:
     """Run preflight: exit 0 with a summary, or 1 with every fault on stderr."""
-    from offloop.errors import UsageError
     from offloop.graph.program import Program
 
-    # As uvicorn does: `offloop check` is a program of its own, and the user's packages lie where it is called.
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  (sys.path wants a string)
-    try:
+    import_from_here()
+    with one_line():
         program = Program.load(*packages)
-    except UsageError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
     Console().print(_summary(program))
 
 

@@ -1,0 +1,43 @@
+"""Who takes requests of a pool: announced by supervisors, read by web processes. Owns the shape of an announcement."""
+
+import msgspec
+
+from offloop.transports.redis.names import ANNOUNCED
+from offloop.transports.redis.wire import Reply
+
+
+class Announcement(msgspec.Struct, frozen=True, array_like=True):
+    """One worker process, in a hash by its name.
+
+    Attributes:
+        until: seconds of the broker's clock; after that it does not count.
+        loops: how many it has, and how many of them are `busy`.
+    """
+
+    until: float
+    loops: int
+    busy: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Announcement).decode
+
+
+def announcement(broker_now: float, loops: int, busy: int) -> bytes:
+    """The value for the hash."""
+    return _encode(Announcement(broker_now + ANNOUNCED, loops, busy))
+
+
+def present(reply: Reply, broker_now: float) -> dict[str, tuple[int, int]]:
+    """(loops, busy) by name, of those in an HGETALL's answer who count now."""
+    there: dict[str, tuple[int, int]] = {}
+    if not isinstance(reply, list):
+        return there
+    for name, value in zip(reply[::2], reply[1::2], strict=False):
+        try:
+            said = _decode(value)
+        except (msgspec.DecodeError, ValueError):  # of a later version, perhaps
+            continue
+        if said.until > broker_now:
+            there[name.decode(errors="replace")] = (said.loops, said.busy)
+    return there

@@ -1,0 +1,11 @@
+"""The app around `guarded`, with what an operator looks at."""
+
+from fastapi import FastAPI
+
+from offloop import Offloop
+from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers
+
+off = Offloop("tests.e2e.programs.guarded")
+app = FastAPI(exception_handlers=exception_handlers)
+app.include_router(OffloopRouter(off))
+app.include_router(OperatorRouter(off), prefix="/offloop")

@@ -1,0 +1,497 @@
+"""The web process' end over an end that a test drives: what is sent, judged, taken back, sent again, and believed."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+
+from offloop.errors import StartError
+from offloop.messages import (
+    Begun,
+    Chunk,
+    Freed,
+    Linked,
+    Outcome,
+    Progressed,
+    Refused,
+    Requeued,
+    Staffed,
+    Taken,
+    Withdrawn,
+)
+from offloop.transports.brokered import FORGET
+from offloop.transports.celery.web import CeleryTransport
+from offloop.transports.parcels import Cancel, Grant, Returned
+from tests.unit.transports.celery.rig import LIMIT, PRINT, HandEnd, Told, begun, parcel_of, said, sent, targets
+
+INBOX = "ns:inbox:abc"
+KEYS = ("a key",)
+WORKER = "worker-0"
+
+
+class Place:
+    """One web process, its end in the test's hand, and what it is told. Its clock stands still but for the test."""
+
+    def __init__(self, keys: tuple[str, ...] = ()) -> None:
+        self.now = 100.0
+        self.keys = keys
+        self.end: HandEnd
+        self.web = CeleryTransport(
+            asyncio.get_running_loop(), self._made, "ns", INBOX, targets("gpu"),
+            keys=keys, max_reply=LIMIT, max_body=LIMIT, max_deliveries=3, grace=5.0, clock=lambda: self.now,
+        )  # fmt: skip
+        self.told = Told(self.web)
+
+    def _made(self, user: CeleryTransport) -> HandEnd:
+        self.end = HandEnd(user)
+        return self.end
+
+    async def put(self, rid: str = "r1", *, endpoint: str = "read", deadline: float = 110.0, **fields: object) -> None:
+        """Sent, and taken by the broker."""
+        self.web.put(sent(rid, endpoint=endpoint, deadline=deadline, **fields), None)
+        await turn()
+        self.end.answer(self.end.letters[-1])
+
+    def came(self, *reports: Returned) -> None:
+        self.web.came([said(report, INBOX, self.keys) for report in reports])
+
+    def news(self) -> list[object]:
+        """What was told since the last time."""
+        found, self.told.reports = list(self.told.reports), []
+        return found
+
+
+async def turn() -> None:
+    """Let the event loop turn."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """For what comes by a timer, of which nobody tells."""
+    pause = threading.Event()
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.to_thread(pause.wait, 0.005)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    place = Place()
+    yield place
+    place.web.close()
+
+
+# ---- sent
+
+
+async def test_what_is_put_in_one_turn_goes_out_together_and_in_order(place: Place) -> None:
+    for rid in ("r1", "r2", "r3"):
+        place.web.put(sent(rid), None)
+    assert place.end.letters == []
+    await turn()
+    assert (place.end.batches, [letter.rid for letter in place.end.letters]) == (1, ["r1", "r2", "r3"])
+    assert place.news() == []
+    for letter in place.end.letters:
+        place.end.answer(letter)
+    assert place.news() == [Taken("r1"), Taken("r2"), Taken("r3")]
+
+
+async def test_a_message_says_until_when_by_the_common_clock_and_for_whom(place: Place) -> None:
+    place.web.put(sent("r1", endpoint="again", deadline=112.5, payload=b"body", request_id="label"), None)
+    await turn()
+    (letter,) = place.end.letters
+    parcel = parcel_of(letter)
+    assert (parcel.expires, parcel.fingerprint, parcel.again) == (1112.5, PRINT, True)
+    assert (parcel.envelope.payload, parcel.envelope.deadline, parcel.envelope.request_id) == (b"body", 0.0, "label")
+    assert (letter.queue, letter.headers["id"], letter.headers["timelimit"][0]) == ("ns.gpu", "r1.1", 17.5)
+
+
+async def test_only_what_may_begin_again_says_so(place: Place) -> None:
+    """What streams does not: a caller cannot give back what it was told."""
+    for rid, fields in {"r1": {}, "r2": {"endpoint": "again"}, "r3": {"endpoint": "again", "stream": True}}.items():
+        place.web.put(sent(rid, **fields), None)  # type: ignore[arg-type]
+    await turn()
+    assert [parcel_of(letter).again for letter in place.end.letters] == [False, True, False]
+
+
+async def test_what_the_broker_refuses_is_refused(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    for rid in ("r1", "r2"):
+        place.web.put(sent(rid), None)
+    await turn()
+    for letter in place.end.letters:
+        place.end.answer(letter, "OOM command not allowed")
+    refused = [Refused("r1", "backend-unavailable"), Refused("r2", "backend-unavailable")]
+    assert place.news() == refused
+    assert [record.message for record in caplog.records] == ["the broker refuses requests: OOM command not allowed"]
+    assert place.web.withdraw("r1") is False  # nothing is known of it any more
+
+
+async def test_nothing_is_sent_while_the_broker_is_away(place: Place) -> None:
+    place.end.fall()
+    place.web.put(sent("r1"), None)
+    await turn()
+    assert place.end.letters == []
+    assert place.news() == [Linked(False), Refused("r1", "backend-unavailable")]
+    place.end.rise()
+    await place.put("r2")
+    assert place.news() == [Linked(True), Taken("r2")]
+
+
+async def test_what_has_no_answer_when_the_broker_goes_is_waited_for(place: Place) -> None:
+    place.web.put(sent("r1"), None)
+    await turn()
+    place.end.fall()
+    place.end.rise()
+    place.came(begun("r1", at=1101.0), Outcome("r1"))
+    assert place.news() == [Linked(False), Linked(True), begun("r1", at=101.0), Outcome("r1")]
+
+
+# ---- taken back
+
+
+async def test_what_was_not_sent_yet_is_taken_back_at_once(place: Place) -> None:
+    place.web.put(sent("r1"), None)
+    assert place.web.withdraw("r1") is True
+    await turn()
+    assert place.end.letters == []
+
+
+async def test_what_was_sent_is_taken_back_at_the_broker(place: Place) -> None:
+    await place.put("r1", deadline=110.0)
+    await place.put("r2", deadline=90.0)
+    place.news()
+    assert place.web.withdraw("r1") is None
+    assert place.web.withdraw("r2") is None
+    assert place.web.withdraw("r1") is None  # asked once
+    await turn()
+    ((claims, found),) = place.end.claims
+    assert [(claim.rid, claim.attempt, claim.left) for claim in claims] == [("r1", 1, 10.0), ("r2", 1, -10.0)]
+    found(["", WORKER])
+    assert place.news() == [Withdrawn("r1", begun=False), Withdrawn("r2", begun=True)]
+    assert place.web.withdraw("r1") is False
+    assert place.web.withdraw("r2") is False
+
+
+async def test_a_beginning_that_comes_while_it_is_taken_back_counts(place: Place) -> None:
+    await place.put()
+    place.web.withdraw("r1")
+    await turn()
+    ((_, found),) = place.end.claims
+    place.came(begun("r1"))
+    place.news()
+    found([""])
+    assert place.news() == [Withdrawn("r1", begun=True)]
+
+
+async def test_what_is_known_to_have_begun_is_not_asked_for(place: Place) -> None:
+    await place.put()
+    place.came(begun("r1"))
+    assert place.web.withdraw("r1") is False
+    await turn()
+    assert place.end.claims == []
+
+
+async def test_what_nobody_can_tell_is_told_as_that(place: Place) -> None:
+    await place.put()
+    place.news()
+    place.web.withdraw("r1")
+    await turn()
+    place.end.claims[0][1]([None])
+    assert [report for report in place.news() if report != Withdrawn("r1", begun=None)] == []
+
+
+async def test_a_question_that_was_lost_with_the_connection_is_asked_again(place: Place) -> None:
+    await place.put()
+    place.web.withdraw("r1")
+    await turn()
+    place.end.fall()
+    place.end.rise()
+    await turn()
+    assert [claim.rid for claims, _ in place.end.claims for claim in claims] == ["r1", "r1"]
+    place.end.fall()
+    place.end.rise()
+    await turn()
+    assert len(place.end.claims) == 3
+    place.news()
+    place.end.claims[-1][1]([""])
+    assert place.news() == [Withdrawn("r1", begun=False)]
+
+
+async def test_one_that_is_asked_for_while_the_broker_is_away_is_asked_for_afterwards(place: Place) -> None:
+    await place.put()
+    place.end.fall()
+    assert place.web.withdraw("r1") is None
+    await turn()
+    assert place.end.claims == []
+    place.end.rise()
+    await turn()
+    assert len(place.end.claims) == 1
+
+
+# ---- orders
+
+
+async def test_orders_go_to_whoever_has_begun_it(place: Place) -> None:
+    await place.put(stream=True)
+    place.web.grant("r1", 5)  # nobody has begun it: nobody has sent what could be taken
+    place.came(begun("r1", worker="there"))
+    place.web.grant("r1", 7)
+    place.web.cancel("r1")
+    assert place.end.ordered == [Grant("there", "r1", 7), Cancel("there", "r1")]
+
+
+async def test_a_cancellation_of_what_waits_takes_it_back_or_reaches_whoever_begins_it(place: Place) -> None:
+    await place.put()
+    place.web.cancel("r1")
+    await turn()
+    assert len(place.end.claims) == 1
+    place.came(begun("r1", worker="there"))
+    assert place.end.ordered == [Cancel("there", "r1")]
+    await place.put("r2")
+    place.web.cancel("r2")
+    await turn()
+    place.end.claims[-1][1](["elsewhere"])
+    assert place.end.ordered[-1] == Cancel("elsewhere", "r2")
+
+
+async def test_a_cancellation_is_said_again_after_the_broker_was_away(place: Place) -> None:
+    await place.put()
+    place.came(begun("r1"))
+    place.web.cancel("r1")
+    place.end.fall()
+    place.end.rise()
+    assert place.end.ordered == [Cancel(WORKER, "r1")] * 2
+
+
+async def test_unknown_ids_are_passed_over(place: Place) -> None:
+    place.web.cancel("nobody")
+    place.web.grant("nobody", 1)
+    assert place.web.withdraw("nobody") is False
+    place.came(begun("nobody"), Outcome("nobody"), Freed("nobody", 1, WORKER), Requeued("nobody", 1))
+    await turn()
+    assert place.end.ordered == place.end.claims == place.end.letters == []
+
+
+# ---- what comes
+
+
+async def test_instants_are_told_in_this_hosts_time(place: Place) -> None:
+    await place.put()
+    place.news()
+    place.came(begun("r1", at=1101.0), Outcome("r1", begun_at=1101.0, ended_at=1102.0))
+    assert place.news() == [begun("r1", at=101.0), Outcome("r1", begun_at=101.0, ended_at=102.0)]
+    await place.put("r2")
+    place.news()
+    place.came(Outcome("r2", reason="expired-in-queue", started=False))
+    assert place.news() == [Outcome("r2", reason="expired-in-queue", started=False)]
+
+
+async def test_an_outcome_ends_it(place: Place) -> None:
+    await place.put()
+    place.came(begun("r1"), Outcome("r1", last=False))
+    place.web.cancel("r1")
+    assert place.end.ordered == [Cancel(WORKER, "r1")]  # its loop still runs what is left
+    place.came(Freed("r1", 1, WORKER))
+    place.web.cancel("r1")
+    assert len(place.end.ordered) == 1
+
+
+async def test_what_is_said_of_an_earlier_attempt_does_not_end_a_later(place: Place) -> None:
+    await place.put(endpoint="again")
+    place.came(begun("r1"), Outcome("r1", "worker-lost"))
+    await turn()
+    place.came(begun("r1", 2, "other"))
+    place.came(Outcome("r1", attempt=1), Freed("r1", 1, WORKER), begun("r1", 1))
+    place.web.cancel("r1")
+    assert place.end.ordered == [Cancel("other", "r1")]
+
+
+async def test_a_stream_message_that_comes_twice_is_told_once(place: Place) -> None:
+    await place.put(stream=True)
+    place.came(begun("r1"))
+    place.news()
+    first, second = Chunk("r1", 1, 1, b"1"), Chunk("r1", 1, 2, b"2")
+    place.came(first, first, second, first, Progressed("r1", 1, 0.5))
+    assert place.news() == [first, second, Progressed("r1", 1, 0.5)]
+    assert place.web.refused == 2
+
+
+async def test_what_is_not_ours_is_counted_and_said_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    place = Place(KEYS)
+    await place.put()
+    place.news()
+    good = Outcome("r1", payload=b"yes")
+    unsigned = said(Outcome("r1", payload=b"no"), INBOX)
+    other_inbox = said(Outcome("r1", payload=b"no"), "ns:inbox:other", KEYS)
+    altered = list(said(Outcome("r1", payload=b"no"), INBOX, KEYS))
+    altered[1] = said(Outcome("r1", payload=b"yo"), INBOX, KEYS)[1]
+    place.web.came([unsigned, other_inbox, altered, [], [b"e"], said(good, INBOX, KEYS)])
+    assert place.news() == [good]
+    assert place.web.refused == 5
+    said_so = [record.message for record in caplog.records if record.name == "offloop"]
+    assert len(said_so) == 2  # once for each reason
+    assert all(line.startswith("a message to this process' inbox is dropped: it") for line in said_so)
+    place.web.close()
+
+
+# ---- lost
+
+
+@pytest.mark.parametrize("endpoint", ["read", "again"])
+async def test_what_was_lost_before_it_began_is_sent_again(place: Place, endpoint: str) -> None:
+    await place.put(endpoint=endpoint, payload=b"body")
+    place.news()
+    place.came(Outcome("r1", "worker-lost"))
+    await turn()
+    assert place.news() == [Requeued("r1", 2)]
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r1.2"]
+    parcel = parcel_of(place.end.letters[1])
+    assert (parcel.envelope.attempt, parcel.envelope.payload, parcel.expires) == (2, b"body", 1110.0)
+
+
+async def test_what_had_begun_is_lost(place: Place) -> None:
+    await place.put()
+    place.came(begun("r1"))
+    place.news()
+    lost = Outcome("r1", "worker-lost", started=None)
+    place.came(lost)
+    await turn()
+    assert place.news() == [msgspec.structs.replace(lost, started=True)]
+    assert len(place.end.letters) == 1
+
+
+async def test_what_is_idempotent_begins_three_times_and_no_more(place: Place) -> None:
+    await place.put(endpoint="again")
+    for attempt in (1, 2, 3):
+        place.came(begun("r1", attempt))
+        place.news()
+        place.came(Outcome("r1", "worker-lost", attempt=attempt))
+        await turn()
+        if attempt < 3:
+            assert place.news() == [Requeued("r1", attempt + 1)]
+    assert place.news() == [Outcome("r1", "worker-lost", attempt=3, started=True)]
+    assert len(place.end.letters) == 3
+
+
+@pytest.mark.parametrize(
+    ("how", "fields"),
+    [("cancelled", {}), ("late", {"deadline": 99.0}), ("streams", {"stream": True})],
+)
+async def test_what_nobody_waits_for_or_what_streams_is_not_sent_again(
+    place: Place, how: str, fields: dict[str, object]
+) -> None:
+    await place.put(endpoint="again", **fields)  # type: ignore[arg-type]
+    place.came(begun("r1"))
+    if how == "cancelled":
+        place.web.cancel("r1")
+    place.news()
+    place.came(Outcome("r1", "worker-lost"))
+    await turn()
+    assert place.news() == [Outcome("r1", "worker-lost", started=True)]
+    assert len(place.end.letters) == 1
+
+
+async def test_a_loss_that_is_told_twice_counts_once(place: Place) -> None:
+    await place.put(endpoint="again")
+    place.came(begun("r1"), Outcome("r1", "worker-lost"), Outcome("r1", "worker-lost"))
+    await turn()
+    assert [letter.attempt for letter in place.end.letters] == [1, 2]
+
+
+# ---- handed back
+
+
+async def test_what_a_worker_hands_back_goes_out_again_in_a_moment(place: Place) -> None:
+    await place.put()
+    place.came(Requeued("r1", 1))
+    assert len(place.end.letters) == 1
+    await until(lambda: len(place.end.letters) == 2)
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1"] * 2
+
+
+async def test_what_was_handed_back_and_is_taken_back_meanwhile_stays_so(place: Place) -> None:
+    await place.put()
+    place.came(Requeued("r1", 1))
+    place.web.withdraw("r1")
+    await turn()
+    place.end.claims[0][1]([""])
+    await place.put("r2")
+    place.came(Requeued("r2", 1))
+    await until(lambda: [letter.rid for letter in place.end.letters].count("r2") == 2)
+    assert [letter.rid for letter in place.end.letters].count("r1") == 1
+
+
+async def test_a_late_duplicate_does_not_say_that_what_has_begun_never_did(place: Place) -> None:
+    """Whoever takes its message a second time, after the deadline, knows nothing of the first."""
+    await place.put()
+    place.came(begun("r1"))
+    place.news()
+    place.came(Withdrawn("r1", begun=False))
+    assert Withdrawn("r1", begun=False) not in place.news()
+
+
+# ---- its life
+
+
+async def test_a_start_without_a_broker_fails_with_one_line() -> None:
+    place = Place()
+    place.end.is_up = False
+    with pytest.raises(StartError, match="the broker cannot be reached: nobody listens there"):
+        await place.web.start()
+    place.web.close()
+
+
+async def test_it_looks_who_is_there_and_waits_for_somebody() -> None:
+    place = Place()
+    await place.web.start()
+    waits = asyncio.get_running_loop().create_task(place.web.staffed(5.0))
+    await turn()
+    assert not waits.done()
+    assert place.end.looks >= 1
+    place.web.seen({})
+    await turn()
+    assert not waits.done()
+    place.web.seen({"worker-0": (2, 1)})
+    async with asyncio.timeout(5):
+        await waits
+    assert place.news() == [Staffed({}), Staffed({"worker-0": (2, 1)})]
+    lives = list(place.web._lives)
+    place.web.close()
+    await asyncio.gather(*lives, return_exceptions=True)
+
+
+async def test_what_never_ended_is_forgotten_long_after_its_deadline() -> None:
+    place = Place()
+    await place.web.start()
+    await place.put("old", deadline=110.0)
+    await place.put("new", deadline=110.0 + FORGET)
+    place.now = 110.0 + FORGET + 1
+    await until(lambda: "old" not in place.web._sent)
+    assert set(place.web._sent) == {"new"}
+    lives = list(place.web._lives)
+    place.web.close()
+    await asyncio.gather(*lives, return_exceptions=True)
+
+
+async def test_after_close_nothing_is_taken_or_told(place: Place) -> None:
+    await place.put()
+    place.news()
+    place.web.close()
+    assert place.end.closed
+    place.web.put(sent("r2"), None)
+    place.web.withdraw("r1")
+    place.web.cancel("r1")
+    place.came(Outcome("r1"))
+    await turn()
+    assert len(place.end.letters) == 1
+    assert place.end.claims == place.end.ordered == place.news() == []
+
+
+async def test_begun_is_told_as_it_came(place: Place) -> None:
+    await place.put()
+    place.news()
+    place.came(begun("r1", at=1100.5))
+    assert place.news() == [Begun("r1", 1, WORKER, 100.5)]
