@@ -5,23 +5,19 @@ would not do: over HTTP/1.1 each of its connections waits for its answer before 
 from then.
 """
 
-import atexit
 import json
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
-from environments import Unavailable
+from compiled import compiled
 from routes import Route
 
-SOURCE = Path(__file__).resolve().parent / "openload.c"
 CONNECTIONS = 2_000
 LATE = 0.001
 RECORD = struct.Struct("<dddq")
@@ -97,20 +93,6 @@ def offered(port: int, route: Route, rate: float, seconds: float, patience: floa
             child.communicate()
 
 
-@cache
 def program() -> Path:
-    """`openload`, compiled once a run.
-
-    Raises:
-        Unavailable: no C compiler, or one that cannot compile it.
-    """
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise Unavailable("no C compiler: apt-get install gcc libc6-dev")
-    home = Path(mkdtemp(prefix="openload-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    built = home / "openload"
-    done = subprocess.run([compiler, "-O2", "-o", str(built), str(SOURCE)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(f"{compiler} cannot compile openload.c: {done.stderr.strip().splitlines()[0]}")
-    return built
+    """`openload`, compiled once a run. Raises Unavailable where it cannot be."""
+    return compiled("openload")

@@ -28,6 +28,8 @@ CPU10 = Route("/cpu10", re.compile(rb'{"n":1,"size":\d+}'), _SMALL)
 """10 ms of pure Python that hold the GIL."""
 SLEEP5 = Route("/sleep5", re.compile(rb'{"n":1,"pid":\d+}'), _SMALL)
 """5 ms of sleep; the answer names the process that slept."""
+HOLD = Route("/hold", re.compile(rb'{"n":1,"size":128}'), _SMALL)
+"""Not answered while anybody measures."""
 BIG = Route(
     "/big",
     re.compile(b'{"sha256":"%s"}' % sha256(_LARGE).hexdigest().encode()),
@@ -36,3 +38,5 @@ BIG = Route(
 )
 """The sha256 of a raw body of 1 MiB."""
 PING = Route("/ping", re.compile(rb'{"ok":true}'))
+STATUS = Route("/status", re.compile(rb"{.*}"))
+"""What is asked of offloop alone: how things stand."""

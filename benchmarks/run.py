@@ -2,9 +2,10 @@
 
     python benchmarks/run.py --only echo,ping --systems async-def,process --rounds 3 --seconds 2
 
-Workloads (benchmarks/workloads): `echo`, `big`, `ping`, `overload`, `kill`. The systems take turns in every round, so
-that what the machine does meanwhile meets all of them; a ratio is taken within a round, and the median and the range
-over the rounds are reported. The load shares the machine's CPUs with what it measures, so that only ratios count.
+Workloads (benchmarks/workloads): `echo`, `big`, `ping`, `stream`, `cluster`, `celery`, `flat`, `overload`, `kill`. The
+systems take turns in every round, so that what the machine does meanwhile meets all of them; a ratio is taken within a
+round, and the median and the range over the rounds are reported. The load shares the machine's CPUs with what it
+measures, so that only ratios count.
 """
 
 import argparse
@@ -21,18 +22,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from report import Part, show, show_goals
-from systems import LITSERVE_ENVIRONMENT, MOSEC_ENVIRONMENT, SYSTEMS
-from workloads import Plan, big, echo, kill, overload, ping
+from systems import ENVIRONMENTS, SYSTEMS
+from workloads import Plan, big, celery, cluster, echo, flat, kill, overload, ping, stream
 
 WORKLOADS: dict[str, tuple[Callable[[Plan], Part], int]] = {
     "echo": (echo.run, 5),
     "big": (big.run, 5),
     "ping": (ping.run, 5),
+    "stream": (stream.run, 5),
+    "cluster": (cluster.run, 5),
+    "celery": (celery.run, 5),
+    "flat": (flat.run, 3),
     "overload": (overload.run, 3),
     "kill": (kill.run, 3),
 }
 """What runs it, and in how many rounds."""
-PACKAGES = ("offloop", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "msgspec")
+PACKAGES = (
+    *("offloop", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "websockets", "pydantic", "msgspec"),
+    *("celery", "kombu", "redis"),
+)
 
 
 def main() -> int:
@@ -58,11 +66,11 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    keys = [system.key for system in SYSTEMS]
+    keys = [system.key for system in (*SYSTEMS, *celery.SYSTEMS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_some_of(list(WORKLOADS)), default=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--systems", type=_some_of(keys), default=keys, help=", ".join(keys))
-    parser.add_argument("--rounds", type=int, default=0, help="default: 5, and 3 of overload and kill")
+    parser.add_argument("--rounds", type=int, default=0, help="default: 5, and 3 of flat, overload and kill")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--workers", type=int, default=8, help="threads or processes in overload and kill")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/latest.json"))
@@ -97,7 +105,7 @@ def _write(options: argparse.Namespace, parts: dict[str, Part], load: float) -> 
         "load_before": load,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
-        "environments": {one.name: one.packages for one in (MOSEC_ENVIRONMENT, LITSERVE_ENVIRONMENT)},
+        "environments": {one.name: one.packages for one in ENVIRONMENTS},
         "measured": {name: part.measured for name, part in parts.items()},
         "left_out": {name: part.left_out for name, part in parts.items()},
         "verdicts": [asdict(verdict) for part in parts.values() for verdict in part.verdicts],

@@ -1,13 +1,16 @@
 """The same routes through offloop; `OFFLOOP_MODE`, `OFFLOOP_THREADS` and `OFFLOOP_WORKERS` say how."""
 
+import os
+
 from fastapi import FastAPI
 
 from offloop import Offloop
-from offloop.fastapi import OffloopRouter
+from offloop.fastapi import OffloopRouter, OperatorRouter
 
-off = Offloop("offloop_nodes")
+off = Offloop(*os.environ.get("BENCH_PACKAGES", "offloop_nodes").split(","))
 app = FastAPI()
 app.include_router(OffloopRouter(off))
+app.include_router(OperatorRouter(off))
 
 
 @app.get("/ping")

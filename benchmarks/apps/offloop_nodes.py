@@ -1,7 +1,12 @@
-"""The same functions as endpoints of offloop, with the limits it comes with."""
+"""The same functions as endpoints of offloop, with the limits it comes with.
+
+Only a stream has more time: with sixteen at once the last waits for all the others.
+"""
+
+from collections.abc import Iterator
 
 from offloop import Blob, endpoint
-from work import Digest, Reply, Req, Slept, digested, echoed, slept, spun
+from work import Digest, Piece, Reply, Req, Slept, Wanted, Whole, cut, digested, echoed, slept, spun
 
 
 @endpoint(http="POST /echo")
@@ -22,3 +27,8 @@ def sleep5(req: Req) -> Slept:
 @endpoint(http="POST /big")
 def big(body: Blob) -> Digest:
     return digested(body.data)
+
+
+@endpoint(http="POST /stream", websocket="/stream", stream=Piece, timeout=60)
+def stream(wanted: Wanted) -> Iterator[Piece | Whole]:
+    return cut(wanted)

@@ -1,7 +1,8 @@
-"""What every application under measurement serves: the same models, the same four functions."""
+"""What every application under measurement serves: the same models, the same functions."""
 
 import os
 import time
+from collections.abc import Iterator
 from hashlib import sha256
 
 from pydantic import BaseModel
@@ -30,6 +31,21 @@ class Digest(BaseModel):
     sha256: str
 
 
+class Wanted(BaseModel):
+    pieces: int
+    size: int
+    """Characters of each piece's payload."""
+
+
+class Piece(BaseModel):
+    n: int
+    payload: str
+
+
+class Whole(BaseModel):
+    pieces: int
+
+
 def echoed(req: Req) -> Reply:
     return Reply(n=req.n, size=len(req.payload))
 
@@ -50,3 +66,11 @@ def slept(req: Req) -> Slept:
 
 def digested(body: bytes) -> Digest:
     return Digest(sha256=sha256(body).hexdigest())
+
+
+def cut(wanted: Wanted) -> Iterator[Piece | Whole]:
+    """So many pieces, each a model of its own, then the reply. All say the same, so that all take the same bytes."""
+    payload = "x" * wanted.size
+    for _ in range(wanted.pieces):
+        yield Piece(n=wanted.pieces, payload=payload)
+    yield Whole(pieces=wanted.pieces)

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from closed_loop import Measured
 from environments import Unavailable
 from report import Part
 from routes import Route
@@ -31,7 +31,19 @@ class Plan:
         return [system for system in systems if system.key in self.keys]
 
 
-class Rounds(dict[str, dict[str, dict[int, Measured]]]):
+class Result(Protocol):
+    """What every kind of measurement has."""
+
+    @property
+    def rps(self) -> float: ...
+    @property
+    def failed(self) -> int: ...
+
+
+Measured = TypeVar("Measured", bound=Result)
+
+
+class Rounds(dict[str, dict[str, dict[int, Measured]]], Generic[Measured]):
     """What was measured (`16 connections`) → system → round → measurement."""
 
     def note(self, what: str, system: System, number: int, measured: Measured) -> None:
@@ -49,13 +61,13 @@ class Rounds(dict[str, dict[str, dict[int, Measured]]]):
         return [one / other for one, other in pairs if other]
 
     def spoilt(self) -> list[str]:
-        """What was not answered with 200, though nothing was asked that could not be."""
+        """What was not answered as it should be, though nothing was asked that could not be."""
         failed = {
             f"{what}, {system}": sum(one.failed for one in many.values())
             for what, systems in self.items()
             for system, many in systems.items()
         }
-        return [f"{count} requests without a 200 ({where})" for where, count in failed.items() if count]
+        return [f"{count} requests without their answer ({where})" for where, count in failed.items() if count]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ LitServe takes JSON only and is left out: base64 would measure its decoding.
 from dataclasses import asdict
 from statistics import median
 
-from closed_loop import measure
+from closed_loop import Measured, measure
 from report import Part, at_least, ms, ms_range, spread, table
 from routes import BIG
 from systems import ASYNC_DEF, DEF, LITSERVE, MOSEC, PPE, PROCESS, THREAD
@@ -17,7 +17,7 @@ GOAL_RATIO = 1.0
 
 
 def run(plan: Plan) -> Part:
-    part, rounds, what = Part(), Rounds(), f"{CONNECTIONS} connections"
+    part, rounds, what = Part(), Rounds[Measured](), f"{CONNECTIONS} connections"
     with side_by_side(plan, plan.of(ASYNC_DEF, DEF, THREAD, PROCESS, PPE, MOSEC), BIG, part) as ports:
         for port in ports.values():
             measure(port, BIG, CONNECTIONS, 1)  # warm

@@ -6,7 +6,7 @@ Every system with worker processes has one of them, as LitServe and Mosec come; 
 from dataclasses import asdict
 from statistics import median
 
-from closed_loop import measure
+from closed_loop import Measured, measure
 from report import Part, Verdict, at_least, ms, ms_range, spread, table
 from routes import ECHO
 from systems import ASYNC_DEF, DEF, LITSERVE, MOSEC, ONE_THREAD, PPE, PROCESS, THREAD
@@ -20,7 +20,7 @@ GOAL_LITSERVE = 7.0
 
 
 def run(plan: Plan) -> Part:
-    part, rounds = Part(), Rounds()
+    part, rounds = Part(), Rounds[Measured]()
     systems = plan.of(ASYNC_DEF, DEF, THREAD, ONE_THREAD, PROCESS, PPE, MOSEC, LITSERVE)
     with side_by_side(plan, systems, ECHO, part) as ports:
         for port in ports.values():
@@ -59,7 +59,7 @@ def _at(connections: int) -> str:
     return f"{connections} connections"
 
 
-def _verdicts(rounds: Rounds) -> list[Verdict]:
+def _verdicts(rounds: Rounds[Measured]) -> list[Verdict]:
     verdicts = []
     for system in (PROCESS, THREAD):
         for connections in (16, 64):

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from statistics import median
 
-from closed_loop import loading, measure
+from closed_loop import Measured, loading, measure
 from report import Part, at_most, ms, ms_range, table
 from routes import CPU10, ECHO, PING
 from systems import ASYNC_DEF, DEF, ONE_THREAD, PPE, PROCESS, THREAD
@@ -15,7 +15,7 @@ GOALS = ((PROCESS, 0.0015), (ONE_THREAD, 0.005))
 
 
 def run(plan: Plan) -> Part:
-    part, rounds = Part(), Rounds()
+    part, rounds = Part(), Rounds[Measured]()
     with side_by_side(plan, plan.of(ASYNC_DEF, DEF, THREAD, ONE_THREAD, PROCESS, PPE), ECHO, part) as ports:
         for number in range(plan.rounds):
             say(f"ping: round {number + 1} of {plan.rounds}")
