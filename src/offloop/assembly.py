@@ -19,6 +19,7 @@ from offloop.core.crew import Crew
 from offloop.core.distant import Distant
 from offloop.core.drain import Drain
 from offloop.core.policy import Policy
+from offloop.cpus import usable_cpus
 from offloop.events import Events, Observer
 from offloop.graph.endpoint import Endpoint
 from offloop.graph.fingerprint import fingerprint
@@ -280,7 +281,8 @@ def supervisor(
         LocalTransport(loop, Events(), settings.max_reply, clock), setup_of(program, settings, loops, prints), prints,
         keys=settings.signing_key, max_body=max((each.max_body for each in program.endpoints.values()), default=0),
         max_reply=settings.max_reply, max_deliveries=settings.max_deliveries, count=settings.workers, loops=loops,
-        kill_grace=settings.kill_grace, max_requests=settings.max_requests, event_log=settings.event_log, clock=clock,
+        kill_grace=settings.kill_grace, max_requests=settings.max_requests, event_log=settings.event_log,
+        cpus=usable_cpus(), clock=clock,
     )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ from typing import NamedTuple
 import msgspec
 
 from offloop.clock import Clock
+from offloop.core.seats import Seats, Sitter
 from offloop.events import STOPPED
 from offloop.messages import Report, WorkerGone, WorkerUp
 from offloop.orchestration.process import ProcessWorkforce, spread
 from offloop.transports.local import frames
-from offloop.transports.local.frames import Cluster, Setup
+from offloop.transports.local.frames import Asks, Cluster, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
 from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
@@ -75,6 +76,7 @@ class Supervisor:
         max_body, max_reply: bytes.
         count, loops: how many workers, and how many loops in each.
         kill_grace: seconds past its deadline that a node may hold its loop.
+        cpus: how many loops may wait at the broker where their work is quick.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Supervisor:
         kill_grace: float,
         max_requests: int,
         event_log: str | None,
+        cpus: int,
         clock: Clock,
     ) -> None:
         self.name = supervisor_name()
@@ -115,15 +118,18 @@ class Supervisor:
             max_deliveries=max_deliveries, broker_now=lambda: self._link.broker_time(clock()),
         )  # fmt: skip
         self._cluster = Cluster(
-            url, namespace, pool, "", tuple(keys), dict(fingerprints), max_body, max_requests, event_log
-        )
+            url, namespace, pool, "", tuple(keys), dict(fingerprints), max_body, max_requests, event_log,
+            scarce=count * loops > cpus,
+        )  # fmt: skip
+        self._seats = Seats(cpus)
+        self._seen_at_work: dict[Sitter, float] = {}
         self._setup = setup
         self._requests_of: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
         self._announced: set[str] = set()
         self._life: asyncio.Future[tuple[None, None]] | None = None
         self._leaving = False
-        self.workforce = ProcessWorkforce(count, loops, loops, local, self._setup_of, clock=clock)
+        self.workforce = ProcessWorkforce(count, loops, loops, local, self._setup_of, clock=clock, moves=self._moved)
         local.subscribe(self._reported)
 
     def _setup_of(self, worker: str) -> Setup:
@@ -254,7 +260,26 @@ class Supervisor:
                 if now > deadline + self._kill_grace:
                     log.warning("worker %s is wedged: its node ran past its deadline and the grace after it", worker)
                     self.workforce.replace(worker)
+            self._clear_seats()
             await asyncio.sleep(BEAT)
+
+    # ---- seats
+
+    def _moved(self, worker: str, said: Asks | Leaves) -> None:
+        who = Sitter(worker, said.loop, said.turn)
+        self._seat(self._seats.asks(who) if isinstance(said, Asks) else self._seats.leaves(who))
+
+    def _seat(self, called: Sequence[Sitter]) -> None:
+        for who in called:
+            self._local.tell(who.worker, frames.Sit(who.loop, who.turn))
+
+    def _clear_seats(self) -> None:
+        """A loop that runs the same request as at the last look has no use for a seat, and may be unable to say so."""
+        at_work = {who: self._local.holds(who.worker, who.loop) for who in self._seats.sitting}
+        for who, deadline in at_work.items():
+            if deadline and deadline == self._seen_at_work.get(who):
+                self._seat(self._seats.leaves(who))
+        self._seen_at_work = at_work
 
     def _prolonged(self, reply: Reply) -> None:
         if reply == 0:  # the broker has lost it
@@ -284,6 +309,7 @@ class Supervisor:
                 name = self._full_name(report.worker)
                 self._announced.discard(name)
                 self._link.ask(("HDEL", self._names.workers(self._pool), name), passed_over)
+                self._seat(self._seats.gone(report.worker))
                 loops = enumerate(self._consumers(report.worker))
                 marks = {name: report.marks.get(number, NOTHING) for number, name in loops}
                 self._reaper.take_over(marks, self._link.ask_together)

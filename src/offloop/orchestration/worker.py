@@ -30,11 +30,12 @@ from offloop.runners.sync import IDLE, SyncRunner
 from offloop.telemetry import forwarding, logs, tracing
 from offloop.telemetry.event_log import EventLog
 from offloop.telemetry.forwarding import Forwarder
-from offloop.transports.local.frames import Cluster, Failed, Progress, Ready, Setup, Worn
+from offloop.transports.local.frames import Asks, Cluster, Failed, Leaves, Progress, Ready, Setup, Worn
 from offloop.transports.local.table import Table
 from offloop.transports.local.worker import LocalSource
 
 if TYPE_CHECKING:
+    from offloop.transports.redis.seat import Seat
     from offloop.transports.redis.worker import RedisSource
 
 log = logging.getLogger("offloop")
@@ -182,14 +183,23 @@ def _sources(setup: Setup, cluster: Cluster, source: LocalSource, forwarder: For
     from offloop.transports.redis.worker import RedisSource
 
     counted = Count(cluster.limit, lambda: source.tell(Worn()))
+    seats = [_seat(cluster, source, number) for number in range(setup.loops)]
+    source.sits = lambda loop, turn: seats[loop].give(turn)
     desk = Desk(
         address_of(cluster.url), Names(cluster.namespace), cluster.pool, cluster.name, cluster.keys,
         cluster.fingerprints, cluster.max_body, setup.max_reply, monotonic,
         opened=source.opened, closed=source.closed, holds=source.holds,
         begins=lambda loop, id_: source.mark(loop, *mark_of(id_)),
-        counted=counted, idle=forwarder.flush, busy=threading.Event(),
+        counted=counted, idle=forwarder.flush, busy=threading.Event(), seat=seats.__getitem__,
     )  # fmt: skip
     return [RedisSource(desk, number) for number in range(setup.loops)]
+
+
+def _seat(cluster: Cluster, source: LocalSource, number: int) -> "Seat":
+    from offloop.transports.redis.seat import Seat
+
+    asks = (lambda turn: source.tell(Asks(number, turn))) if cluster.scarce else None
+    return Seat(asks, lambda turn: source.tell(Leaves(number, turn)))
 
 
 class Count:

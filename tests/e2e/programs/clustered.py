@@ -3,6 +3,7 @@
 Owns every way in which work behind a broker can end. It expects nothing: what is to happen is for the tests to say.
 """
 
+import ctypes
 import os
 import time
 from collections.abc import Iterator
@@ -93,6 +94,14 @@ def watchful(order: Order, job: Job) -> Done:
     while not job.cancelled:
         time.sleep(0.005)  # noqa: TID251  a node that stands for blocking work
     note(f"{order.name} saw it")
+    return Done(pid=os.getpid())
+
+
+@endpoint(http="POST /seize", timeout=20)
+def seize(order: Order) -> Done:
+    """Hold the GIL in native code, for so many seconds."""
+    note(f"{order.name} began in {os.getpid()}")
+    ctypes.PyDLL(None).usleep(int(order.seconds * 1e6))  # PyDLL does not release the GIL
     return Done(pid=os.getpid())
 
 

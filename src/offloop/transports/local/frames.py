@@ -47,6 +47,7 @@ class Cluster(msgspec.Struct, frozen=True, array_like=True):
         max_body: bytes.
         limit: how many requests it may have; 0: any number.
         event_log: a path, or None.
+        scarce: not every loop has a seat at the broker: see `core/seats`.
     """
 
     url: str
@@ -58,6 +59,7 @@ class Cluster(msgspec.Struct, frozen=True, array_like=True):
     max_body: int
     limit: int
     event_log: str | None
+    scarce: bool = False
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r})"  # what else there is has credentials
@@ -121,6 +123,13 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
     room: int
 
 
+class Sit(msgspec.Struct, frozen=True, array_like=True, tag="sit"):
+    """That loop may wait at the broker, as it has asked for its so manieth turn."""
+
+    loop: int
+    turn: int
+
+
 # ---- to the web process, besides reports
 
 
@@ -138,6 +147,20 @@ class Worn(msgspec.Struct, frozen=True, array_like=True, tag="worn"):
     """It has had as many requests as it may."""
 
 
+class Asks(msgspec.Struct, frozen=True, array_like=True, tag="asks"):
+    """A loop that takes its work elsewhere has none, and would wait there: see `core/seats`."""
+
+    loop: int
+    turn: int
+
+
+class Leaves(msgspec.Struct, frozen=True, array_like=True, tag="leaves"):
+    """It does not wait there any more, and will not."""
+
+    loop: int
+    turn: int
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """It cannot start, and ends. `line` says why, `trace` is the traceback."""
 
@@ -147,9 +170,9 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
-Controls = Withdraw | Cancel | Grant
+Controls = Withdraw | Cancel | Grant | Sit
 """What goes to a worker on its control socket."""
-Said = Progress | Ready | Worn | Failed
+Said = Progress | Ready | Worn | Asks | Leaves | Failed
 """What a worker says of itself."""
 Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""

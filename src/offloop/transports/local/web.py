@@ -17,13 +17,16 @@ from offloop.errors import Cancelled, PayloadTooLarge
 from offloop.events import Event, Events, Kind
 from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, Withdrawn, WorkerGone
 from offloop.transports.local.frames import (
+    Asks,
     Cancel,
     Failed,
     Grant,
+    Leaves,
     Progress,
     Ready,
     Reported,
     Setup,
+    Sit,
     Stop,
     Withdraw,
     Worn,
@@ -34,7 +37,7 @@ from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
-SAID = (Progress, Ready, Worn, Failed)
+SAID = (Progress, Ready, Worn, Asks, Leaves, Failed)
 """What is for a worker's attendant, and not for the gateway."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
@@ -108,10 +111,14 @@ class LocalTransport:
         link = self._links[name]
         return link.handed or sum(map(bool, link.table))
 
-    def tell(self, name: str, order: Cancel | Grant) -> None:
-        """An order for a request that it has taken elsewhere."""
+    def tell(self, name: str, order: Cancel | Grant | Sit) -> None:
+        """An order for a request that it has taken elsewhere, or for a loop that does so."""
         if (link := self._links.get(name)) is not None:
             link.control.order(order)
+
+    def holds(self, name: str, loop: int) -> float:
+        """The deadline of what that loop has from elsewhere; 0.0: nothing."""
+        return self._links[name].table[loop]
 
     def deadlines(self) -> dict[str, float]:
         """Of what each worker runs that takes its work elsewhere, the one that is first; none for an idle one."""

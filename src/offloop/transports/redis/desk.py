@@ -11,6 +11,7 @@ from offloop.clock import Clock
 from offloop.messages import Envelope
 from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.redis.names import Names
+from offloop.transports.redis.seat import Seat
 from offloop.transports.redis.wire import Address, Reply
 
 READ_AHEAD = 5
@@ -30,6 +31,7 @@ class Desk(NamedTuple):
         counted: called after each request.
         idle: called when no work has come for a while.
         busy: set by a loop that runs something while others wait for it: see `relieve`.
+        seat: a loop's own, by its number.
         read_ahead: how many requests more than one a loop may ask for.
     """
 
@@ -49,6 +51,7 @@ class Desk(NamedTuple):
     counted: Callable[[], None]
     idle: Callable[[], None]
     busy: threading.Event
+    seat: Callable[[int], Seat]
     read_ahead: int = READ_AHEAD
 
     def __repr__(self) -> str:

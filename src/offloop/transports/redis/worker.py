@@ -25,6 +25,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
 from offloop.transports.redis.names import GROUP, LEASE, consumer
+from offloop.transports.redis.seat import Waits
 from offloop.transports.redis.wire import BrokerError, Command, Line, Reply, ReplyError
 
 log = logging.getLogger("offloop")
@@ -70,6 +71,9 @@ class RedisSource:
         self._clock = desk.clock
         self._random = Random()
         self._durations = Durations()
+        self._seat = desk.seat(number)
+        self._waits = Waits()
+        self._handled = 0  # since the last question
         self._writing = threading.RLock()
         self._line: Line | None = None
         self._backoff = Backoff()
@@ -88,6 +92,7 @@ class RedisSource:
     def stop(self) -> None:
         """`get` gives nothing more, and does not wait. For any thread."""
         self._over.set()
+        self._seat.wake()
 
     @property
     def stopped(self) -> bool:
@@ -101,9 +106,25 @@ class RedisSource:
         if self._over.is_set():
             self._let_others()
             return None
-        if not self._ahead:
+        if not self._ahead and self._may_ask(timeout):
             self._read(timeout)
         return self._next()
+
+    def _may_ask(self, timeout: float) -> bool:
+        """Whether it asks for work now, or stands while others of this host do: see `core/seats`."""
+        seat = self._seat
+        if not seat.matters:
+            return True
+        self._waits.end(self._handled)
+        self._handled = 0
+        if self._waits.often or self._durations.expected(ANY) > AHEAD:
+            seat.leave()
+        elif not (seat.taken or self._unsure):
+            self._let_others()  # nobody is to wait for what has ended
+            if not seat.wait(timeout) or self._over.is_set():
+                self.desk.idle()
+                return False
+        return True
 
     def _next(self) -> RedisDelivery | None:
         """The next of what was read. What may take long is begun alone: others are to have what lies behind it."""
@@ -151,6 +172,8 @@ class RedisSource:
         elif looks:
             asked = -math.inf  # it was given a while ago: its lease may be at its end
         self._take(read, asked)
+        if self._seat.matters:
+            self._waits.begin()
 
     def _set_clock(self, told: Reply, asked: float) -> None:
         """A reading is late by what the question took, never early, so that no deadline is put off by it.
@@ -246,6 +269,7 @@ class RedisSource:
         key = self.desk.names.seen(envelope.rid, envelope.attempt)
         asked: list[Command] = [("SET", key, id_, "NX", "PXAT", round(delivery.expires * 1000) + 1000), ("GET", key)]
         replies = self._exchange(asked) or self._exchange(asked)
+        self._waits.passes_over()
         if replies is not None and replies[-1] == id_:
             return True
         self._desk_closed(delivery)
@@ -298,7 +322,7 @@ class RedisSource:
         job.began_at = report.at
         if envelope.stream or self._durations.expected(envelope.endpoint) > QUICK:
             self._say(self._tell(job.inbox, msgspec.structs.replace(report, at=self._at_the_broker(report.at))))
-        if (self._ahead or self._ended) and not self.desk.busy.is_set():
+        if (self._ahead or self._ended or self._seat.taken) and not self.desk.busy.is_set():
             self.desk.busy.set()
 
     def _say(self, command: Command) -> None:
@@ -330,6 +354,7 @@ class RedisSource:
 
     def _let_go(self, job: RedisDelivery) -> None:
         self._job = None
+        self._handled += 1
         self._desk_closed(job)
         self.desk.holds(self._number, 0.0)
         self.desk.counted()
@@ -362,6 +387,7 @@ class RedisSource:
         try:
             if self._job is job:
                 self._let_others()
+                self._seat.leave()
         finally:
             self._writing.release()
         return bool(self._ended)
@@ -451,6 +477,7 @@ class RedisSource:
         """The loop has ended: what it has not said yet is said."""
         self._finish()
         self._let_others()
+        self._seat.leave()
         self._drop()
 
 

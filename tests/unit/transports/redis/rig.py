@@ -8,22 +8,25 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from uuid import uuid4
 
-from offloop.messages import Freed, Outcome, Report
+from offloop.messages import Begun, Freed, Outcome, Report, Requeued, Withdrawn
+from offloop.testing.conformance.suite import envelope
 from offloop.transports.brokered import Target
 from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.parcels import Cancel, NotOurs, orders, parcels, returns
 from offloop.transports.redis import scripts
-from offloop.transports.redis.desk import Desk, RedisDelivery
+from offloop.transports.redis.desk import READ_AHEAD, Desk, RedisDelivery
 from offloop.transports.redis.link import Link
 from offloop.transports.redis.names import GROUP, NOTHING, POOL, Mark, Names, consumer, mark_of
 from offloop.transports.redis.reaping import Reaper
+from offloop.transports.redis.seat import Seat
 from offloop.transports.redis.web import RedisTransport
 from offloop.transports.redis.wire import Address, Command, Reply, address_of
 from offloop.transports.redis.worker import RedisSource
+from tests.support.broker import Broker
 
 MIB = 2**20
 PRINT = "fingerprint"
@@ -31,6 +34,14 @@ ENDPOINTS = ("read", "documents.read", "again")
 """What every worker has; `again` is idempotent."""
 BOUND = 10_000
 LIMIT = 16 * MIB
+DEADLINE = 10.0
+QUICK = 1e-5
+"""Seconds that a loop says it took."""
+
+
+def enough(number: int) -> Seat:
+    """One for everybody."""
+    return Seat(None, lambda _: None)
 
 
 class Worker:
@@ -44,6 +55,7 @@ class Worker:
         keys: Sequence[str] = (),
         endpoints: Sequence[str] = ENDPOINTS,
         read_ahead: int = 0,
+        seat: Callable[[int], Seat] = enough,
     ) -> None:
         self.name = name
         self.open: dict[str, ClaimedDelivery] = {}
@@ -57,7 +69,8 @@ class Worker:
         self.desk = Desk(
             address, names, POOL, name, keys, dict.fromkeys(endpoints, PRINT), LIMIT, LIMIT, monotonic,
             opened=self.open.__setitem__, closed=self._closed, holds=self.deadlines.__setitem__,
-            begins=self._begins, counted=self._count, idle=lambda: None, busy=threading.Event(), read_ahead=read_ahead,
+            begins=self._begins, counted=self._count, idle=lambda: None, busy=threading.Event(),
+            seat=seat, read_ahead=read_ahead,
         )  # fmt: skip
 
     def _closed(self, rid: str, delivery: ClaimedDelivery) -> None:
@@ -232,3 +245,64 @@ class Cluster:
         await asyncio.gather(*lives, return_exceptions=True)
         for _ in range(5):  # connections that were dropped are closed a turn later
             await asyncio.sleep(0)
+
+
+class Loop:
+    """One loop of a worker that reads ahead, driven by hand, and all that its web process is told of requests."""
+
+    def __init__(self, cluster: Cluster, redis: Broker, seat: Callable[[int], Seat] = enough) -> None:
+        self.cluster = cluster
+        self.redis = redis
+        self.reports: list[Report] = []
+        self._came = asyncio.Event()
+        cluster.web.subscribe(self._hear)
+        self.worker = cluster.worker(0, read_ahead=READ_AHEAD, seat=seat)
+        self.source: RedisSource = self.worker.source()
+
+    def _hear(self, reports: Sequence[Report]) -> None:
+        kinds = Begun | Outcome | Requeued | Withdrawn
+        self.reports += [report for report in reports if isinstance(report, kinds)]
+        self._came.set()
+
+    async def until(self, *rids: str, kind: type[Report] = Outcome) -> None:
+        """Until that was told of each."""
+        async with asyncio.timeout(DEADLINE):
+            while not set(rids) <= {report.rid for report in self.reports if isinstance(report, kind)}:
+                self._came.clear()
+                await self._came.wait()
+
+    def put(self, number: int, endpoint: str = "read", **fields: object) -> list[str]:
+        sent = [envelope(reply_to=self.cluster.epoch, endpoint=endpoint, **fields) for _ in range(number)]
+        for each in sent:
+            self.cluster.web.put(each, None)
+        return [each.rid for each in sent]
+
+    async def get(self) -> RedisDelivery:
+        until = monotonic() + DEADLINE
+        while monotonic() < until:
+            if (delivery := await asyncio.to_thread(self.source.get, DEADLINE)) is not None:
+                return delivery
+        raise AssertionError("nothing came")
+
+    def begin(self, delivery: RedisDelivery) -> None:
+        assert delivery.begin()
+        self.source.send(Begun(delivery.envelope.rid, 1, self.worker.name, monotonic()))
+
+    async def run(self, delivery: RedisDelivery, took: float = QUICK) -> None:
+        await asyncio.to_thread(self.begin, delivery)
+        now = monotonic()
+        outcome = Outcome(delivery.envelope.rid, begun_at=now - took, ended_at=now, worker=self.worker.name)
+        await asyncio.to_thread(self.source.send, outcome)
+
+    async def learn(self, endpoint: str = "read", took: float = QUICK) -> None:
+        """Let it see what that endpoint takes."""
+        rids = self.put(1, endpoint)
+        await self.run(await self.get(), took)
+        await asyncio.to_thread(self.source.get, 0.01)  # says so
+        await self.until(*rids)
+        self.reports.clear()
+
+    def given(self) -> int:
+        """How many it has, as the broker sees it."""
+        asked = "XPENDING", self.cluster.names.requests(POOL), GROUP, "-", "+", 100
+        return sum(len(self.redis.cli(*asked, name)) for name in self.worker.consumers())

@@ -2,83 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from time import monotonic
 
 import pytest
 
-from offloop.messages import Begun, Outcome, Report, Requeued, Withdrawn
-from offloop.testing.conformance.suite import envelope
-from offloop.transports.redis.desk import READ_AHEAD, RedisDelivery
-from offloop.transports.redis.names import GROUP, POOL
-from offloop.transports.redis.worker import BEHIND, RedisSource, relieve
+from offloop.messages import Outcome, Requeued, Withdrawn
+from offloop.transports.redis.desk import READ_AHEAD
+from offloop.transports.redis.worker import BEHIND, relieve
 from tests.support.broker import Broker
-from tests.unit.transports.redis.rig import Cluster
+from tests.unit.transports.redis.rig import DEADLINE, Cluster, Loop
 
-DEADLINE = 10.0
-QUICK, SLOW = 1e-5, 0.5
+SLOW = 0.5
 """Seconds that a loop says it took."""
-
-
-class Loop:
-    """One loop of a worker that reads ahead, driven by hand, and all that its web process is told of requests."""
-
-    def __init__(self, cluster: Cluster, redis: Broker) -> None:
-        self.cluster = cluster
-        self.redis = redis
-        self.reports: list[Report] = []
-        self._came = asyncio.Event()
-        cluster.web.subscribe(self._hear)
-        self.worker = cluster.worker(0, read_ahead=READ_AHEAD)
-        self.source: RedisSource = self.worker.source()
-
-    def _hear(self, reports: Sequence[Report]) -> None:
-        kinds = Begun | Outcome | Requeued | Withdrawn
-        self.reports += [report for report in reports if isinstance(report, kinds)]
-        self._came.set()
-
-    async def until(self, *rids: str, kind: type[Report] = Outcome) -> None:
-        """Until that was told of each."""
-        async with asyncio.timeout(DEADLINE):
-            while not set(rids) <= {report.rid for report in self.reports if isinstance(report, kind)}:
-                self._came.clear()
-                await self._came.wait()
-
-    def put(self, number: int, endpoint: str = "read", **fields: object) -> list[str]:
-        sent = [envelope(reply_to=self.cluster.epoch, endpoint=endpoint, **fields) for _ in range(number)]
-        for each in sent:
-            self.cluster.web.put(each, None)
-        return [each.rid for each in sent]
-
-    async def get(self) -> RedisDelivery:
-        until = monotonic() + DEADLINE
-        while monotonic() < until:
-            if (delivery := await asyncio.to_thread(self.source.get, DEADLINE)) is not None:
-                return delivery
-        raise AssertionError("nothing came")
-
-    def begin(self, delivery: RedisDelivery) -> None:
-        assert delivery.begin()
-        self.source.send(Begun(delivery.envelope.rid, 1, self.worker.name, monotonic()))
-
-    async def run(self, delivery: RedisDelivery, took: float = QUICK) -> None:
-        await asyncio.to_thread(self.begin, delivery)
-        now = monotonic()
-        outcome = Outcome(delivery.envelope.rid, begun_at=now - took, ended_at=now, worker=self.worker.name)
-        await asyncio.to_thread(self.source.send, outcome)
-
-    async def learn(self, endpoint: str = "read", took: float = QUICK) -> None:
-        """Let it see what that endpoint takes."""
-        rids = self.put(1, endpoint)
-        await self.run(await self.get(), took)
-        await asyncio.to_thread(self.source.get, 0.01)  # says so
-        await self.until(*rids)
-        self.reports.clear()
-
-    def given(self) -> int:
-        """How many it has, as the broker sees it."""
-        asked = "XPENDING", self.cluster.names.requests(POOL), GROUP, "-", "+", 100
-        return sum(len(self.redis.cli(*asked, name)) for name in self.worker.consumers())
 
 
 @pytest.fixture(params=[(), ("a key that signs",)], ids=["unsigned", "signed"])
