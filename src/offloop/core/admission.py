@@ -102,9 +102,7 @@ class Admission:
         """What refuses every request that could come now: the first two rows. None: it depends on the request."""
         if self._lifecycle.state not in ADMITS:
             return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
-        if not self._crew.available(now):
-            return errors.BackendUnavailable
-        return None
+        return None if self._crew.available(now) else errors.BackendUnavailable
 
     def outgrown(self, policy: Policy, size: int, total: int) -> type[errors.OffloopError] | None:
         """None if a body for which `size` bytes are reserved may become `total` bytes, else what refuses it."""

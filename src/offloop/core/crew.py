@@ -82,6 +82,7 @@ class Crew:
     Attributes:
         shared: as given.
         usable: how many workers can take work, now or when what they run has ended.
+        took: called with an endpoint, and for how many seconds a request of it has run.
     """
 
     def __init__(self, *, shared: bool, kill_grace: float, spare: int | None = None, read_ahead: int = 0) -> None:
@@ -91,6 +92,7 @@ class Crew:
         self._spare = spare
         self._read_ahead = read_ahead
         self._durations = Durations()
+        self.took = self._durations.took
         self._workers: dict[str, Worker] = {}
         self._holdings: dict[str, Holding] = {}
         self._abandoned: dict[str, float] = {}
@@ -161,8 +163,10 @@ class Crew:
             return ANYONE
         chosen, least = None, float("inf")
         for worker in self._workers.values():
+            if worker.wedged or worker.retired:
+                continue
             load = worker.held / worker.loops
-            if load < least and worker.usable and (load < 1.0 or self._has_room(worker, endpoint)):
+            if load < least and (load < 1.0 or self._has_room(worker, endpoint)):
                 chosen, least = worker.name, load
         return chosen
 
@@ -211,10 +215,6 @@ class Crew:
         worker.running[rid] = None
         if rid in self._abandoned:
             self._mark(rid, worker)
-
-    def took(self, endpoint: str, seconds: float) -> None:
-        """A request of that endpoint has run for so long."""
-        self._durations.took(endpoint, seconds)
 
     def ran(self, endpoint: str, seconds: float) -> None:
         """A request of that endpoint has run for so long, and has not ended."""

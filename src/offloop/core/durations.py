@@ -28,7 +28,7 @@ class Durations:
         """One request of it has run for so long."""
         latest = _cost(seconds)
         before = self._expected.get(endpoint, 0)
-        self._expected[endpoint] = max(latest, before - (before - latest) // 8)
+        self._expected[endpoint] = latest if latest >= before else before - (before - latest) // 8
 
     def ran(self, endpoint: str, seconds: float) -> None:
         """One request of it has run for so long and has not ended: no evidence that any is quicker."""
@@ -37,4 +37,4 @@ class Durations:
 
 
 def _cost(seconds: float) -> int:
-    return max(0, int(seconds * 1e6)) + OVERHEAD
+    return int(seconds * 1e6) + OVERHEAD if seconds > 0 else OVERHEAD

@@ -4,7 +4,7 @@ Owns the set of waiters, the count per endpoint and the order of deadlines. It n
 never touches a promise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -69,10 +69,15 @@ class Waiter(msgspec.Struct, eq=False):
 
 
 class Waiters:
-    """All waiters of one web process. Not thread-safe: touched on its own event loop only."""
+    """All waiters of one web process. Not thread-safe: touched on its own event loop only.
+
+    Attributes:
+        get: the waiter of a rid; None where there is none.
+    """
 
     def __init__(self) -> None:
         self._live: dict[str, Waiter] = {}
+        self.get: Callable[[str], Waiter | None] = self._live.get
         self._counts: dict[str, int] = {}
         self._dues: list[tuple[float, str]] = []
 
@@ -82,9 +87,6 @@ class Waiters:
     def __iter__(self) -> Iterator[Waiter]:
         """In the order of admission; a copy, so that waiters may end meanwhile."""
         return iter(tuple(self._live.values()))
-
-    def get(self, rid: str) -> Waiter | None:
-        return self._live.get(rid)
 
     def count(self, endpoint: str) -> int:
         """Waiters of one endpoint."""

@@ -193,7 +193,7 @@ def work(envelope: Envelope, place: int, number: int) -> list[bytes]:
     """
     payload = envelope.payload
     if len(payload) <= INLINE:
-        return plain(Work(place, number, envelope))
+        return [_headed(Work(place, number, envelope), 0)]
     headed = _headed(Work(place, number, msgspec.structs.replace(envelope, payload=b"")), len(payload))
     return [headed, payload]
 
@@ -202,7 +202,7 @@ def report(said: Outcome | Chunk) -> list[bytes]:
     """As `work` does it for an envelope, and raises."""
     payload = said.payload
     if len(payload) <= INLINE:
-        return plain(said)
+        return [_headed(said, 0)]
     return [_headed(msgspec.structs.replace(said, payload=b""), len(payload)), payload]
 
 
@@ -251,12 +251,18 @@ class Reader(Generic[T]):
         self._filled += got
         found: list[T] = []
         try:
-            self._whole(found)
+            at, needed = self._whole(found)
         except FrameError as fault:
             self.fault = fault
+            return found
+        if at == self._filled and len(self._buffer) <= KEPT:
+            self._filled = 0  # the usual case: nothing is left over
+        else:
+            self._keep(at, needed)
         return found
 
-    def _whole(self, found: list[T]) -> None:
+    def _whole(self, found: list[T]) -> tuple[int, int]:
+        """Those that are. Returns where the rest begins, and how many bytes it will have as far as is known."""
         view, at, filled = self._view, 0, self._filled
         needed = LENGTHS.size
         while filled - at >= LENGTHS.size:
@@ -274,7 +280,7 @@ class Reader(Generic[T]):
             at += needed
             found.append(self._with_body(message, view[start + head : at]) if body else message)
             needed = LENGTHS.size
-        self._keep(at, needed)
+        return at, needed
 
     def _with_body(self, message: T, body: memoryview) -> T:
         if isinstance(message, Work):
@@ -287,9 +293,6 @@ class Reader(Generic[T]):
     def _keep(self, at: int, needed: int) -> None:
         """Move what is not whole to the front, into a buffer that has room for all of it."""
         left = self._filled - at
-        if not left and len(self._buffer) <= KEPT:
-            self._filled = 0
-            return
         if needed > len(self._buffer) or (len(self._buffer) > KEPT and needed <= KEPT):
             fresh = bytearray(max(ROOM, needed))
             fresh[:left] = self._view[at : self._filled]

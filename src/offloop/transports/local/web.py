@@ -242,10 +242,10 @@ class LocalTransport:
             return None
         reports: list[Report] = []
         for one in came:
-            if isinstance(one, SAID):
-                link.attendant.said(link.name, one)
-            else:
+            if type(one) is Outcome or not isinstance(one, SAID):  # the usual case first: the rest takes a look each
                 self._reported(link, one, reports)
+            else:
+                link.attendant.said(link.name, one)
         if link.reader.fault is not None:
             self._silence(link, f"it sent {link.reader.fault}")
         return reports
@@ -267,12 +267,14 @@ class LocalTransport:
             log.warning("%s reported on a request that it does not hold; the report is dropped", link.name)
             return
         else:
-            last = isinstance(report, Freed) or (isinstance(report, Outcome) and report.last)
-            if report.rid in self._unbegun:
-                # An outcome that is the last says itself when it began.
-                self._begins(held, reports, told=not (last and isinstance(report, Outcome)))
-            if isinstance(report, Outcome):
-                self._finishes(held, report)
+            outcome = report if type(report) is Outcome else None
+            last = outcome.last if outcome is not None else type(report) is Freed
+            told = outcome is None or not last  # an outcome that is the last says itself when it began
+            if (told or self._on_begin) and report.rid in self._unbegun:
+                self._begins(held, reports, told=told)
+            if outcome is not None:
+                if told or self._on_finish:
+                    self._finishes(held, outcome)
             elif last and not held.finished:
                 # Nobody waits for it, and so its worker has sent no outcome.
                 self._finishes(held, Outcome(held.rid, Cancelled.reason, ended_at=self._clock()))
