@@ -37,7 +37,7 @@ def serving(
     """One system; yields the port of its web side once that answers the route, and ends it whatever happens.
 
     Args:
-        webs: how many web processes, where it has a broker. Each has a port: `ports_of`.
+        webs: how many web processes, of what has no workers of its own. Each has a port: `ports_of`.
 
     Raises:
         Unavailable: it did not come to answer; the text is its own last words.

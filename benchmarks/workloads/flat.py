@@ -1,12 +1,15 @@
 """Cluster mode as it grows: whether a request costs more where there are more web processes, workers, or waiters.
 
 What an echo costs is CPU time of all processes, the broker's too: on a machine with few CPUs more processes cannot be
-faster, but each request must not cost more. Waiters are requests to another pool, whose only worker is held up; their
-callers' connections are open all the while.
+faster, but each request must not cost more. Each web process brings callers of its own. Where there are more of them
+than CPUs they take these, and their caches, from each other, and a request costs more whatever it does: so it is told
+beside what it costs in as many processes with an `async def` route, and what is more than theirs is judged. Waiters are
+requests to another pool, whose only worker is held up; their callers' connections are open all the while.
 """
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -16,10 +19,12 @@ from holding import allow, waiters
 from report import Part, Verdict, spread, table
 from routes import ECHO, STATUS
 from servers import ask, serving
-from systems import CLUSTER, HOLDING
+from systems import ASYNC_DEF, CLUSTER, HOLDING, System
 from workloads import Plan, Rounds, say
 
 CONNECTIONS = 64
+OF_ONE = 16
+"""Connections of each web process, where those are counted."""
 GOAL_FLAT = 1.25
 WITHIN = 60.0
 
@@ -31,14 +36,15 @@ class Size:
     webs: int = 1
     workers: int = 1
     waiters: int = 0
+    connections: int = CONNECTIONS
 
     def __str__(self) -> str:
-        return f"{self.webs} web processes, {self.workers} workers, {self.waiters:,} waiters"
+        counts = f"{self.webs} web processes, {self.workers} workers, {self.waiters:,} waiters"
+        return f"{counts}, {self.connections} connections"
 
 
-ONE = Size()
-WEBS = (ONE, Size(webs=2), Size(webs=4))
-WORKERS = (ONE, Size(workers=4), Size(workers=16))
+WEBS = tuple(Size(webs=count, connections=count * OF_ONE) for count in (1, 2, 4))
+WORKERS = tuple(Size(workers=count) for count in (1, 4, 16))
 WAITERS = tuple(Size(waiters=count) for count in (10, 1_000, 10_000))
 SERIES = {"web processes": WEBS, "workers": WORKERS, "waiters": WAITERS}
 
@@ -52,27 +58,28 @@ def run(plan: Plan) -> Part:
             break
         say(f"flat: round {number + 1} of {plan.rounds}")
         try:
-            for size in dict.fromkeys((*WEBS, *WORKERS)):
+            for size in (*WEBS, *WORKERS):
                 with serving(CLUSTER, ECHO, workers=size.workers, webs=size.webs) as port:
                     _all_up(port, size.workers)
-                    costed(port, ECHO, CONNECTIONS, 1)  # warm
-                    rounds.note(str(size), CLUSTER, number, costed(port, ECHO, CONNECTIONS, plan.seconds))
+                    rounds.note(str(size), CLUSTER, number, _costed(port, size, plan.seconds))
+            for size in WEBS if plan.of(ASYNC_DEF) else ():
+                with serving(ASYNC_DEF, ECHO, webs=size.webs) as port:
+                    rounds.note(str(size), ASYNC_DEF, number, _costed(port, size, plan.seconds))
             _beside_waiters(plan, rounds, number)
         except Unavailable as reason:
             part.left_out[CLUSTER.name] = str(reason)
-    columns = ("× the first (range)", "req/s", "CPU, µs", "web", "workers", "broker")
-    flat = table(f"cluster mode, CPU time of an echo, {CONNECTIONS} connections", "", *columns)
+    columns = ("connections", "× the first (range)", "req/s", "CPU, µs", "web", "workers", "broker")
+    flat = table("CPU time of an echo", "", "system", *columns)
     for named, sizes in SERIES.items():
-        for size in sizes:
-            if found := rounds.of(str(size), CLUSTER):
-                growth = spread(_growth(rounds, sizes[0], size))
-                rate = f"{median(one.rps for one in found):,.0f}"
-                flat.add_row(_named(named, size), growth, rate, *costs_of(found))
-        flat.add_section()
-        if most := [median(growth) for size in sizes if (growth := _growth(rounds, sizes[0], size))]:
-            goal = f"{CLUSTER.name}: CPU of a request, {_named('', sizes[0])} to {_named(named, sizes[-1])}"
-            held = max(most) <= GOAL_FLAT
-            part.verdicts.append(Verdict(f"{goal}, within {GOAL_FLAT} times", f"up to {max(most):.2f} times", held))
+        for system in (CLUSTER, ASYNC_DEF):
+            for size in sizes:
+                if found := rounds.of(str(size), system):
+                    growth = spread(_growth(rounds, system, sizes[0], size))
+                    rate = f"{median(one.rps for one in found):,.0f}"
+                    count = str(size.connections)
+                    flat.add_row(_named(named, size), system.name, count, growth, rate, *costs_of(found))
+            flat.add_section()
+        part.verdicts += _verdicts(rounds, named, sizes)
     part.tables, part.spoilt = [flat], rounds.spoilt()
     part.measured = {
         what: [asdict(one) for many in named.values() for one in many.values()] for what, named in rounds.items()
@@ -87,7 +94,7 @@ def _beside_waiters(plan: Plan, rounds: Found, number: int) -> None:
         costed(port, ECHO, CONNECTIONS, 1)  # warm
         for size in WAITERS:
             waiting.grow(size.waiters)
-            rounds.note(str(size), CLUSTER, number, costed(port, ECHO, CONNECTIONS, plan.seconds))
+            rounds.note(str(size), CLUSTER, number, costed(port, ECHO, size.connections, plan.seconds))
 
 
 def _all_up(port: int, workers: int) -> None:
@@ -101,9 +108,28 @@ def _all_up(port: int, workers: int) -> None:
     raise Unavailable(f"{there} of {workers} workers came up")
 
 
-def _growth(rounds: Found, first: Size, size: Size) -> list[float]:
+def _costed(port: int, size: Size, seconds: int) -> Costed:
+    costed(port, ECHO, size.connections, 1)  # warm
+    return costed(port, ECHO, size.connections, seconds)
+
+
+def _verdicts(rounds: Found, named: str, sizes: Sequence[Size]) -> list[Verdict]:
+    growths = [_growth(rounds, CLUSTER, sizes[0], size) for size in sizes]
+    if not all(growths):
+        return []
+    goal = f"{CLUSTER.name}: CPU of a request, {_named('', sizes[0])} to {_named(named, sizes[-1])}"
+    most = max(map(median, growths))
+    beside = [_growth(rounds, ASYNC_DEF, sizes[0], size) for size in sizes]
+    if not all(beside):
+        return [Verdict(f"{goal}, within {GOAL_FLAT} times", f"up to {most:.2f} times", most <= GOAL_FLAT)]
+    more = max(median(growth) / median(control) for growth, control in zip(growths, beside, strict=True))
+    found = f"up to {most:.2f} times, which is {more:.2f} times what it is there"
+    return [Verdict(f"{goal}, within {GOAL_FLAT} times that of {ASYNC_DEF.name}", found, more <= GOAL_FLAT)]
+
+
+def _growth(rounds: Found, system: System, first: Size, size: Size) -> list[float]:
     """How much more CPU a request takes there than at first, in each round."""
-    ones, others = (rounds.get(str(each), {}).get(CLUSTER.name, {}) for each in (size, first))
+    ones, others = (rounds.get(str(each), {}).get(system.name, {}) for each in (size, first))
     return [one.cpu_a_request / others[number].cpu_a_request for number, one in ones.items() if number in others]
 
 
