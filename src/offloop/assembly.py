@@ -138,8 +138,9 @@ def process_parts(given: Given) -> Parts:
     loops = settings.threads_in("process")
     setup = setup_of(program, settings, loops)
     workforce = ProcessWorkforce(
-        settings.workers, loops, loops + READ_AHEAD, transport, setup, clock=clock, max_requests=settings.max_requests
-    )
+        settings.workers, loops, loops + READ_AHEAD, transport, setup, clock=clock,
+        max_requests=settings.max_requests, leave_within=max(LEAST_STOP, settings.kill_grace),
+    )  # fmt: skip
     return Parts(transport, workforce, Crew(shared=False, kill_grace=settings.kill_grace, read_ahead=READ_AHEAD))
 
 

@@ -42,7 +42,9 @@ END_WITHIN = 0.05
 REAP_WITHIN = 2.0
 """Seconds for killed workers to be gone: all that the kernel may need to take their memory back."""
 LOOK_EVERY = 1.0
-"""Seconds between two looks for stopped workers."""
+"""Seconds between two looks for workers that are stopped, or that are to leave and do not."""
+LEAVE_WITHIN = 5.0
+"""Seconds that a worker may take to close its services and end."""
 BUFFER = 2**20
 """Bytes to ask for as a work socket's buffer; the system gives what it allows. Large bodies go in fewer steps then."""
 JITTER = 0.1
@@ -58,6 +60,9 @@ class Worker:
         settled: whether it came up; an exception where it could not and has said so.
         doing: what it does before it is ready.
         cause: why it is ended, once it is; else its own end says why.
+        killed: it did not end by itself.
+        retired: it has a successor, and was told to end.
+        resting_since: when a retired one was first seen to have nothing left to do; None: it has.
     """
 
     index: int
@@ -71,6 +76,9 @@ class Worker:
     cause: str = ""
     stopped: bool = False
     lost: bool = False
+    killed: bool = False
+    retired: bool = False
+    resting_since: float | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -92,6 +100,7 @@ class ProcessWorkforce:
         setup: what a worker is told, given its name.
         max_requests: recycle a worker after about so many; 0: never.
         start_within: seconds that a worker may take until it is ready.
+        leave_within: seconds that one with a successor may take to end, once it has nothing left to do.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class ProcessWorkforce:
         clock: Clock,
         max_requests: int = 0,
         start_within: float = START_WITHIN,
+        leave_within: float = LEAVE_WITHIN,
     ) -> None:
         self._count = count
         self._loops = loops
@@ -114,6 +124,7 @@ class ProcessWorkforce:
         self._clock = clock
         self._max_requests = max_requests
         self._start_within = start_within
+        self._leave_within = leave_within
         self._random = Random()
         self._output = Output()
         self._workers: dict[str, Worker] = {}
@@ -229,6 +240,7 @@ class ProcessWorkforce:
         self._transport.report(WorkerUp(worker.name, self._loops, worker.replaces))
         if before is not None:
             before.cause = before.cause or "recycled"
+            before.retired = True
             self._transport.finish(before.name)
         if not worker.settled.done():
             worker.settled.set_result(True)
@@ -278,6 +290,7 @@ class ProcessWorkforce:
 
     def _end(self, worker: Worker, cause: str) -> None:
         worker.cause = worker.cause or cause
+        worker.killed = True
         worker.child.kill()
 
     def _ended(self, worker: Worker, ending: Ending) -> None:
@@ -347,7 +360,24 @@ class ProcessWorkforce:
             if stopped and worker.stopped:
                 self._end(worker, "suspended")
             worker.stopped = stopped
+            self._see_off(worker)
         self._look_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+
+    def _see_off(self, worker: Worker) -> None:
+        """One that is to leave may be kept for ever, by a service that does not close or a thread that nobody ends.
+
+        Nobody waits for it, and so nobody would miss its end: workers would pile up, a generation at a time.
+        """
+        if not worker.retired or worker.killed:
+            return
+        now = self._clock()
+        if not self._transport.rests(worker.name):
+            worker.resting_since = None
+            return
+        if worker.resting_since is None:
+            worker.resting_since = now
+        if now - worker.resting_since >= self._leave_within:
+            self._end(worker, "recycled")
 
     async def stop(self, timeout: float) -> int:
         """Let every worker end what it has and close its services; kill those that do not in time."""
@@ -395,7 +425,9 @@ def _obituary(worker: Worker, ending: Ending, running: list[str]) -> str:
         "suspended": "was killed: it had been stopped, as by SIGSTOP",
         "silent": "was killed: it had closed its socket",
         "garbled": "was killed: what it sent could not be understood",
-        "recycled": f"was to be recycled, and died: {ending}",
+        "recycled": "was killed: it was to be recycled, had nothing left to do, and did not end"
+        if worker.killed
+        else f"was to be recycled, and died: {ending}",
         STOPPED: "was killed: it had not ended when the time to stop was up",
     }[worker.cause]
     if worker.cause == "died" and ending.signal == signal.SIGKILL:

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import repeat
@@ -25,8 +26,9 @@ from offloop.runners.sync import SyncRunner
 from offloop.transports.local.worker import LocalSource
 from tests.support.gate import hold, note
 
-FLAG, STARTS, RECORD = "TEST_FATAL_FLAG", "TEST_START_TAKES", "TEST_RECORD"
-"""Variables: a file that keeps workers from starting while it is there; how long a start takes; where ids go."""
+FLAG, STARTS, RECORD, STAYS = "TEST_FATAL_FLAG", "TEST_START_TAKES", "TEST_RECORD", "TEST_STAYS"
+"""Variables: a file that keeps workers from starting while it is there; how long a start takes; where ids go; what
+keeps a worker that was told to end: a `service` that does not close, or a `thread`."""
 
 IN_WORKER = "OFFLOOP_WORKER_INDEX" in os.environ
 if IN_WORKER and Path(os.environ.get(FLAG, "/nowhere")).exists():
@@ -60,7 +62,12 @@ class Services(Provider):
     def model(self) -> Iterator[Model]:
         if IN_WORKER:
             time.sleep(float(os.environ.get(STARTS, "0")))  # noqa: TID251  a service that takes its time
+        stays = os.environ.get(STAYS) if IN_WORKER else None
+        if stays == "thread":
+            threading.Thread(target=threading.Event().wait).start()
         yield Model()
+        if stays == "service":
+            threading.Event().wait()
 
 
 def done(word: str = "", number: int = 0) -> Done:

@@ -26,7 +26,7 @@ from offloop.telemetry import forwarding
 from offloop.transports.local.frames import Setup
 from offloop.transports.local.web import LocalTransport
 from tests.e2e.programs import fatal
-from tests.e2e.programs.fatal import FLAG, STARTS
+from tests.e2e.programs.fatal import FLAG, STARTS, STAYS
 from tests.support.gate import Gate, gate_at
 from tests.unit.orchestration.test_child import spawner_leaves
 
@@ -345,6 +345,43 @@ async def test_a_worker_that_dies_while_its_successor_starts_has_no_second_one(g
         assert list(force.workers._workers) == [up.worker]
         assert not force.workers._coming
     gate.open("dies")
+
+
+@pytest.mark.parametrize("what", ["service", "thread"])
+async def test_a_worker_that_is_to_leave_and_is_kept_from_it_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    monkeypatch.setenv(STAYS, what)
+    monkeypatch.setattr(process, "LOOK_EVERY", 0.01)
+    async with started(max_requests=1, leave_within=0.1) as force:
+        (name,) = force.ups()
+        for generation in range(2):
+            force.put(name)
+            await force.until(WorkerGone, worker=name, cause="recycled")
+            assert gone(name)
+            name = force.ups()[-1]
+            assert len(force.ups()) == generation + 2
+            assert list(force.workers._workers) == [name]
+    assert caplog.text.count("was killed: it was to be recycled, had nothing left to do, and did not end") == 2
+
+
+async def test_a_worker_that_is_to_leave_may_take_its_time_for_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setenv(STAYS, "thread")
+    monkeypatch.setattr(process, "LOOK_EVERY", 3600.0)
+    async with started(max_requests=2, leave_within=0.0) as force:
+        (name,) = force.ups()
+        running, waiting = force.put(name, name="unhurried"), force.put(name)
+        await force.until(WorkerUp, but=name)
+        await asyncio.to_thread(gate.wait, "unhurried")
+        force.workers._look()
+        assert not force.workers._workers[name].killed
+        gate.open("unhurried")
+        for rid in (running, waiting):
+            await force.until(Outcome, rid=rid, reason="ok")
+        force.workers._look()
+        await force.until(WorkerGone, worker=name, cause="recycled")
 
 
 # ---- looks

@@ -103,6 +103,11 @@ class LocalTransport:
         link = self._links[name]
         return len(self.running(name)) if link.handed else sum(map(bool, link.table))
 
+    def rests(self, name: str) -> bool:
+        """Whether it has nothing to do, wherever it has its work from."""
+        link = self._links[name]
+        return not (link.holds if link.handed else any(link.table))
+
     def handed(self, name: str) -> int:
         """How many requests it was handed so far; of those it has taken elsewhere, those that it runs now."""
         link = self._links[name]
