@@ -22,7 +22,7 @@ from offloop.messages import Envelope, Outcome, Withdrawn
 from offloop.orchestration.child import Child, Ending, spawn
 from offloop.orchestration.process import HOME
 from offloop.orchestration.worker import CODE, Place
-from offloop.telemetry.forwarding import Frames, decode
+from offloop.telemetry.forwarding import Frames, decode, record_of
 from offloop.transports.local.frames import (
     Answers,
     Cancel,
@@ -117,7 +117,7 @@ class Hand:
         data = b""
         while select.select([self.logs], [], [], 0)[0] and (read := os.read(self.logs, 2**16)):
             data += read
-        return [decode(frame, "worker-0", self.child.pid) for frame in Frames().feed(data)]
+        return [record_of(decode(frame), "worker-0", self.child.pid) for frame in Frames().feed(data)]
 
     def printed(self) -> str:
         """What is there on stderr."""
