@@ -161,12 +161,15 @@ class ProcessWorkforce:
     async def _first(self, index: int) -> None:
         try:
             worker = await self._launch(index)
-        except OSError as fault:
-            raise errors.StartError(f"a worker process could not be started: {fault}") from fault
+        except Exception as fault:
+            raise errors.StartError(f"a worker process could not be started: {_line(fault)}") from fault
         await worker.settled
 
     async def _launch(self, index: int, replaces: str = "") -> Worker:
-        """Start a process, and take it under care. Raises OSError if the system has none to give."""
+        """Start a process, and take it under care.
+
+        Raises OSError if the system has none to give, and anything where the user's code has a part in what it is told.
+        """
         with ExitStack() as theirs, ExitStack() as ours:
             work, its_work = socket.socketpair()
             control, its_control = socket.socketpair()
@@ -187,17 +190,25 @@ class ProcessWorkforce:
             place = Place(os.getpid(), index, *fds)
             env = {**os.environ, "OFFLOOP_WORKER_INDEX": str(index)}
             child = await spawn(CODE, HOME, *map(str, place), pass_fds=fds, env=env)
+            loop = asyncio.get_running_loop()
+            name = f"worker-{index}:{child.pid}"
+            worker = Worker(index, name, child, replaces, self._clock(), loop.create_future())
+            try:
+                # What may fail comes first: nobody would look after a child that is known by half.
+                setup = self._setup(name)
+                child.watch(partial(self._ended, worker))
+                self._transport.attach(name, work, control, table, setup, self)
+            except BaseException:
+                child.close()
+                await loop.run_in_executor(None, child.discard)
+                raise
             ours.pop_all()
-        loop = asyncio.get_running_loop()
-        name = f"worker-{index}:{child.pid}"
-        worker = self._workers[name] = Worker(index, name, child, replaces, self._clock(), loop.create_future())
+        self._workers[name] = worker
         self._nobody_left.clear()
         self._output.add(name, index, child.pid, child.stdout, child.stderr, logs)
-        self._transport.attach(name, work, control, table, self._setup(name), self)
         self._transport.limit(name, spread(self._max_requests, self._random))
         worker.timers.append(loop.call_later(self._start_within, self._too_slow, worker))
         worker.timers.append(loop.call_later(SLOW, self._slow, worker))
-        child.watch(partial(self._ended, worker))
         return worker
 
     def _slow(self, worker: Worker) -> None:
@@ -340,9 +351,12 @@ class ProcessWorkforce:
                 await asyncio.sleep(delay)
                 try:
                     await self._launch(index, replaces)
-                except OSError as fault:
+                except Exception as fault:  # whatever it was, it may be gone at the next try
                     delay = self._respawns[index].delay(lived=None, handed=0, random=self._random.random())
-                    log.error("worker %d cannot be started, and is tried again in %.1f s: %s", index, delay, fault)
+                    log.error(
+                        "worker %d cannot be started, and is tried again in %.1f s: %s", index, delay, _line(fault),
+                        exc_info=not isinstance(fault, OSError),
+                    )  # fmt: skip
                     self._transport.report(WorkerGone(f"worker-{index}", "start-failed"))
                 else:
                     return
@@ -414,6 +428,11 @@ class ProcessWorkforce:
 def spread(max_requests: int, random: Random) -> int:
     """After how many requests one worker is recycled; 0: never."""
     return max_requests and max(1, round(max_requests * random.uniform(1 - JITTER, 1 + JITTER)))
+
+
+def _line(fault: Exception) -> str:
+    """What the system says is to be read as it is; of anything else, the kind matters most."""
+    return str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
 
 
 def _obituary(worker: Worker, ending: Ending, running: list[str]) -> str:

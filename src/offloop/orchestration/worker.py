@@ -61,6 +61,8 @@ def main() -> None:
     name_process(f"offloop-{place.number}")
     _settle_in()
     work, control = socket.socket(fileno=place.work), socket.socket(fileno=place.control)
+    for each in (work, control):
+        each.setblocking(True)  # made under `socket.setdefaulttimeout` over there, they would not wait
     for line in (place.work, place.control, place.logs):
         os.set_inheritable(line, False)  # what a node starts is not to keep them open
     runners: list[SyncRunner] = []
@@ -71,7 +73,7 @@ def main() -> None:
     _thread("control", lambda: _until_the_end(source, control))
     setup = source.setup()
     source.max_report = setup.max_reply
-    sys.path[:] = setup.path
+    sys.path[:] = map(os.fsdecode, setup.path)
     sys.argv = [sys.argv[0]]
     forwarder = forwarding.install(place.logs, setup.levels)
     source.idle = forwarder.flush  # what a full pipe has held back

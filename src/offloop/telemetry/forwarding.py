@@ -196,7 +196,7 @@ def levels() -> dict[str, int]:
     told = {"": _level(root)}
     for name, logger in list(root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and _level(logger):
-            told[name] = _level(logger)
+            told[_text(name)] = _level(logger)
     return told
 
 

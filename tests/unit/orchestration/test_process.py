@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from offloop import errors
@@ -20,7 +22,7 @@ from offloop.events import Events
 from offloop.graph.program import Program
 from offloop.messages import Begun, Envelope, Outcome, Report, WorkerGone, WorkerUp
 from offloop.orchestration import process
-from offloop.orchestration.child import spawn
+from offloop.orchestration.child import Child, Ending, spawn
 from offloop.orchestration.process import ProcessWorkforce
 from offloop.telemetry import forwarding
 from offloop.transports.local.frames import Setup
@@ -61,11 +63,39 @@ def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flag:
     return Flag(tmp_path / "flag")
 
 
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """All that are spawned."""
+    made: list[Child] = []
+
+    async def spawns(*args: Any, **options: Any) -> Child:
+        made.append(await spawn(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(process, "spawn", spawns)
+    return made
+
+
+def cannot_be_made(setup: Setup) -> Setup:
+    raise TypeError("what a user's code has put there")
+
+
+UNTELLABLE: dict[str, Callable[[Setup], Setup]] = {
+    "made": cannot_be_made,
+    "encoded": lambda setup: msgspec.structs.replace(setup, packages=("\udcff",)),
+}
+
+
 class Force:
-    """A workforce, what it reports, and a way to give its workers something to do."""
+    """A workforce, what it reports, and a way to give its workers something to do.
+
+    Attributes:
+        cannot: makes of what a worker is to be told what it cannot be.
+    """
 
     def __init__(self, count: int = 1, loops: int = 1, **options: Any) -> None:
         self.reports: list[Report] = []
+        self.cannot: Callable[[Setup], Setup] | None = None
         self.came = asyncio.Event()
         self.transport = LocalTransport(asyncio.get_running_loop(), Events(), 2**20)
         self.transport.subscribe(self.receive)
@@ -76,10 +106,11 @@ class Force:
         self._sent = 0
 
     def setup(self, name: str) -> Setup:
-        path = tuple(sys.path)
-        return Setup(
+        path = tuple(map(os.fsencode, sys.path))
+        setup = Setup(
             PROGRAM.packages, path, name, tuple(PROGRAM.endpoints), self.loops, 2**20, False, False, forwarding.levels()
         )
+        return setup if self.cannot is None else self.cannot(setup)
 
     def receive(self, reports: Sequence[Report]) -> None:
         self.reports.extend(reports)
@@ -201,6 +232,29 @@ async def test_a_system_that_gives_no_process_fails_the_start(monkeypatch: pytes
     force.transport.close()
 
 
+async def test_what_a_worker_cannot_be_told_fails_the_start_and_leaves_no_child(children: list[Child]) -> None:
+    force = Force(1)
+    force.cannot = UNTELLABLE["encoded"]
+    with pytest.raises(errors.StartError, match="a worker process could not be started: UnicodeEncodeError: "):
+        await force.workers.start()
+    assert force.workers._workers == {}
+    assert [child.ending for child in children] == [Ending(None, signal.SIGKILL)]
+    force.transport.close()
+
+
+async def test_sockets_of_a_process_that_sets_a_time_limit_for_all_wait_in_its_workers_all_the_same() -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)
+    try:
+        async with started() as force:
+            (name,) = force.ups()
+            for _ in range(2):
+                await force.until(Outcome, rid=force.put(name), reason="ok")
+            assert force.ups() == [name]
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 async def test_a_worker_that_is_not_ready_in_time_fails_the_start_and_says_what_it_did(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -281,6 +335,23 @@ async def test_when_the_system_has_no_process_to_give_it_is_asked_again(
         monkeypatch.setattr(process, "spawn", spawn)
         await force.until(WorkerUp, but=name)
     assert "worker 0 cannot be started, and is tried again in" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["made", "encoded"])
+async def test_when_a_worker_cannot_be_told_what_it_has_to_know_it_is_tried_again(
+    children: list[Child], caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    async with started() as force:
+        (name,) = force.ups()
+        force.cannot = UNTELLABLE[what]
+        os.kill(pid_of(name), signal.SIGKILL)
+        await force.until(WorkerGone, worker="worker-0", cause="start-failed")
+        assert force.workers._workers == {}
+        assert children[-1].ending == Ending(None, signal.SIGKILL)
+        force.cannot = None
+        await force.until(WorkerUp, but=name)
+    assert "worker 0 cannot be started, and is tried again in" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 async def test_a_stop_gives_up_on_those_that_were_to_come(flag: Flag) -> None:

@@ -58,8 +58,9 @@ def gate() -> Iterator[Gate]:
 
 
 SETUP = Setup(
-    packages=(fatal.__name__,), path=tuple(sys.path), name="worker-0:1", endpoints=tuple(FATAL.endpoints), loops=1,
-    max_reply=10_000, gc_freeze=True, debug=False, levels={"": logging.WARNING},
+    packages=(fatal.__name__,), path=tuple(map(os.fsencode, sys.path)), name="worker-0:1",
+    endpoints=tuple(FATAL.endpoints), loops=1, max_reply=10_000, gc_freeze=True, debug=False,
+    levels={"": logging.WARNING},
 )  # fmt: skip
 
 
@@ -175,7 +176,7 @@ def module(tmp_path: Path) -> Callable[[str], Setup]:
 
     def write(text: str) -> Setup:
         (tmp_path / "written.py").write_text(text)
-        return but(packages=("written",), path=(*SETUP.path, str(tmp_path)), endpoints=())
+        return but(packages=("written",), path=(*SETUP.path, os.fsencode(tmp_path)), endpoints=())
 
     return write
 
@@ -193,6 +194,15 @@ async def test_it_says_what_it_does_until_it_is_ready_and_then_serves() -> None:
         assert outcome.worker == "worker-0:1"
         assert outcome.last
         assert before <= hand.table[0] == outcome.begun_at <= outcome.ended_at <= monotonic()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder's name is text")
+async def test_a_program_may_lie_in_a_folder_whose_name_is_no_text(module: Callable[[str], Setup]) -> None:
+    setup = module("from offloop import endpoint\n@endpoint()\ndef echo(n: int) -> int:\n    return n\n")
+    *before, folder = setup.path
+    os.rename(folder, folder + b"\xe9")  # noqa: PTH104  (a Path is not made of bytes)
+    async with worker(msgspec.structs.replace(setup, path=(*before, folder + b"\xe9"))) as hand:
+        await hand.hear(Ready)
 
 
 FAILURES = [
@@ -281,7 +291,8 @@ async def test_nodes_find_a_world_like_the_web_process_and_signals_to_all_pass_o
         hand.tell(Work(0, 1, envelope))
         outcome = await hand.hear(Outcome)
         assert said(outcome) == {
-            "argv": "['-c']", "index": "0", "group": "True", "main": "True", "last": setup.path[-1], "web": "False",
+            "argv": "['-c']", "index": "0", "group": "True", "main": "True", "web": "False",
+            "last": os.fsdecode(setup.path[-1]),
         }  # fmt: skip
         hand.tell(Stop())
         told = [(record.name, record.getMessage(), record.__dict__.get("n")) for record in await hand.records()]

@@ -420,6 +420,12 @@ def test_levels_are_those_of_the_root_and_of_loggers_that_have_their_own() -> No
 
 
 @pytest.mark.usefixtures("loggers")
+def test_a_logger_whose_name_is_no_text_can_be_told_of() -> None:
+    logging.getLogger("caf\udce9").setLevel(logging.ERROR)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(forwarding.levels()))["caf\\udce9"] == logging.ERROR
+
+
+@pytest.mark.usefixtures("loggers")
 def test_levels_that_are_applied_are_those_that_were_told() -> None:
     told = {"": logging.ERROR, "fwd.own": 5, "fwd.silent": logging.DEBUG | DISABLED, "fwd.quiet": sys.maxsize}
     forwarding.apply(told)
