@@ -56,6 +56,7 @@ class Worker:
     """One worker process.
 
     Attributes:
+        tether: this end of a pipe, which only this process' end closes while the worker lives; see `child.tie`.
         replaces: who is to leave once this one is ready; "" for nobody.
         settled: whether it came up; an exception where it could not and has said so.
         doing: what it does before it is ready.
@@ -68,6 +69,7 @@ class Worker:
     index: int
     name: str
     child: Child
+    tether: int
     replaces: str
     launched_at: float
     settled: "asyncio.Future[bool]"
@@ -186,13 +188,16 @@ class ProcessWorkforce:
             logs, its_logs = os.pipe()
             ours.callback(os.close, logs)
             theirs.callback(os.close, its_logs)
-            fds = (its_work.fileno(), its_control.fileno(), memory, its_logs)
+            its_tether, tether = os.pipe()
+            ours.callback(os.close, tether)
+            theirs.callback(os.close, its_tether)
+            fds = (its_work.fileno(), its_control.fileno(), memory, its_logs, its_tether)
             place = Place(os.getpid(), index, *fds)
             env = {**os.environ, "OFFLOOP_WORKER_INDEX": str(index)}
             child = await spawn(CODE, HOME, *map(str, place), pass_fds=fds, env=env)
             loop = asyncio.get_running_loop()
             name = f"worker-{index}:{child.pid}"
-            worker = Worker(index, name, child, replaces, self._clock(), loop.create_future())
+            worker = Worker(index, name, child, tether, replaces, self._clock(), loop.create_future())
             try:
                 # What may fail comes first: nobody would look after a child that is known by half.
                 setup = self._setup(name)
@@ -318,6 +323,7 @@ class ProcessWorkforce:
         self._transport.detach(worker.name, worker.cause)
         worker.cancel_timers()
         worker.child.close()
+        os.close(worker.tether)
         del self._workers[worker.name]
         if not worker.settled.done():
             worker.settled.set_result(False)

@@ -148,6 +148,13 @@ def spin(order: Order) -> Done:
             ctypes.PyDLL(None).usleep(int(order.seconds * 1e6))  # PyDLL does not release the GIL
         case "deaf":
             sum(repeat(0, 10**12))  # nor does this, which no signal interrupts: for hours
+        case "stone deaf":
+            # Nor does it hear what else may tell it of its parent's end: a node may have use for the same signals.
+            for number in (signal.SIGALRM, signal.SIGHUP):
+                signal.signal(number, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            started(order.name)
+            sum(repeat(0, 10**12))
         case _:
             until = time.monotonic() + order.seconds
             while time.monotonic() < until:

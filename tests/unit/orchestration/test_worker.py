@@ -136,17 +136,19 @@ async def worker(setup: Setup | None = SETUP, **env: str) -> AsyncIterator[Hand]
         for line in (work, control):
             line.settimeout(DEADLINE)
         logs, its_logs = os.pipe()
+        its_tether, tether = os.pipe()
         memory = shared_memory(PLACES)
         table = Table(memory)
-        fds = (its_work.fileno(), its_control.fileno(), memory, its_logs)
+        fds = (its_work.fileno(), its_control.fileno(), memory, its_logs, its_tether)
         args = map(str, Place(os.getpid(), 0, *fds))
         child = await spawn(CODE, HOME, *args, pass_fds=fds, env={**os.environ, "OFFLOOP_WORKER_INDEX": "0", **env})
         its_work.close()
         its_control.close()
         os.close(memory)
         os.close(its_logs)
+        os.close(its_tether)
         stack.callback(table.close)
-        for fd in (logs, child.stdout, child.stderr):
+        for fd in (logs, child.stdout, child.stderr, tether):
             stack.callback(os.close, fd)
         for line in (work, control):
             stack.callback(line.close)
@@ -248,7 +250,7 @@ async def test_what_comes_before_the_setup_ends_it() -> None:
 
 
 async def test_a_parent_that_has_gone_before_it_came_is_no_parent() -> None:
-    child = await spawn(CODE, HOME, *map(str, Place(1, 0, 0, 0, 0, 0)), pass_fds=(), env=os.environ)
+    child = await spawn(CODE, HOME, *map(str, Place(1, 0, 0, 0, 0, 0, 0)), pass_fds=(), env=os.environ)
     ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
     child.watch(ended.set_result)
     async with asyncio.timeout(DEADLINE):
