@@ -3,6 +3,8 @@
 Owns the workers' lives: started, ready or not, watched, ended, started again; which one takes whose place. What is sent
 between the processes is the transport's, how long to wait before the next try is `core/respawn`'s, and what a death
 means for requests is the gateway's.
+
+It is longer than most files because all that may become of a worker is to be read in one place.
 """
 
 import asyncio
@@ -22,10 +24,10 @@ from offloop.clock import Clock
 from offloop.core.respawn import Respawn
 from offloop.events import STOPPED, WEDGED
 from offloop.messages import WorkerGone, WorkerUp
-from offloop.orchestration.child import Child, Ending, spawn
+from offloop.orchestration.child import UNKNOWN, Child, Ending, spawn
 from offloop.orchestration.output import Output
 from offloop.orchestration.worker import CODE, Place
-from offloop.transports.local.frames import Progress, Ready, Said, Setup, Worn
+from offloop.transports.local.frames import Failed, Progress, Ready, Said, Setup, Worn
 from offloop.transports.local.table import Table, shared_memory
 from offloop.transports.local.web import LocalTransport
 
@@ -236,7 +238,9 @@ class ProcessWorkforce:
 
     def said(self, name: str, said: Said) -> None:
         worker = self._workers[name]
-        if isinstance(said, Progress):
+        if worker.ready_at is not None and isinstance(said, Progress | Ready | Failed):
+            self._garbled(worker, f"it sent a {type(said).__name__} though it was ready")
+        elif isinstance(said, Progress):
             worker.doing = said.doing
             log.debug("%s is %s", worker, said.doing)
         elif isinstance(said, Ready):
@@ -264,11 +268,15 @@ class ProcessWorkforce:
     def silent(self, name: str, why: str) -> None:
         worker = self._workers[name]
         if why:
-            log.error("%s is killed: %s", worker, why)
-            self._end(worker, "garbled")
+            self._garbled(worker, why)
         else:
             # Its end is a moment away; if it only closed its socket, it is made so.
             worker.timers.append(asyncio.get_running_loop().call_later(END_WITHIN, self._end, worker, "silent"))
+
+    def _garbled(self, worker: Worker, why: str) -> None:
+        if not worker.killed:
+            log.error("%s is killed: %s", worker, why)
+        self._end(worker, "garbled")
 
     def worn(self, name: str) -> None:
         worker = self._workers[name]
@@ -306,14 +314,16 @@ class ProcessWorkforce:
 
     def _end(self, worker: Worker, cause: str) -> None:
         worker.cause = worker.cause or cause
-        worker.killed = True
+        worker.killed = worker.killed or worker.child.ending is None
         worker.child.kill()
 
     def _ended(self, worker: Worker, ending: Ending) -> None:
         """Its process has ended, whatever the cause."""
         running, handed = self._transport.running(worker.name), self._transport.handed(worker.name)
-        asked = worker.cause in (STOPPED, "recycled") and ending.code == 0
-        announced = worker.cause == "start-failed" and ending.code is not None
+        worker.killed = worker.killed and ending.code is None  # or it was there first
+        by_itself = ending.code is not None or (ending == UNKNOWN and not worker.killed)
+        asked = worker.cause in (STOPPED, "recycled") and by_itself and not ending.code
+        announced = worker.cause == "start-failed" and by_itself
         given_up = self._stopping and worker.ready_at is None
         worker.cause = worker.cause or ("died" if worker.ready_at is not None else "start-failed")
         if asked or announced or given_up:
@@ -377,7 +387,8 @@ class ProcessWorkforce:
         """
         for worker in tuple(self._workers.values()):
             stopped = worker.child.stopped()
-            if stopped and worker.stopped:
+            if stopped and worker.stopped and not worker.killed:
+                worker.cause = "suspended"  # also where it was to end
                 self._end(worker, "suspended")
             worker.stopped = stopped
             self._see_off(worker)
@@ -400,14 +411,16 @@ class ProcessWorkforce:
             self._end(worker, "recycled")
 
     async def stop(self, timeout: float) -> int:
-        """Let every worker end what it has and close its services; kill those that do not in time."""
+        """Let every worker end what it has and close its services, and kill those that do not in time, or are stopped.
+
+        Returns how many of those that were ready were killed.
+        """
         self._stopping = True
-        if self._look_timer is not None:
-            self._look_timer.cancel()
         coming = tuple(self._coming.values())
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
+        asked = [worker for worker in self._workers.values() if worker.ready_at is not None and not worker.killed]
         for worker in tuple(self._workers.values()):
             if worker.ready_at is None:
                 self._end(worker, STOPPED)
@@ -415,12 +428,15 @@ class ProcessWorkforce:
                 worker.cause = worker.cause or STOPPED
                 self._transport.finish(worker.name)
         await self._nobody(timeout)
-        late = tuple(self._workers.values())
-        for worker in late:
-            worker.child.kill()
+        for worker in tuple(self._workers.values()):
+            if not worker.killed:
+                worker.cause = STOPPED
+            self._end(worker, STOPPED)
         await self._nobody(REAP_WITHIN)
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._output.close, REAP_WITHIN)
-        return len(late)
+        return sum(worker.killed for worker in asked)
 
     async def _nobody(self, timeout: float) -> None:
         if self._workers:

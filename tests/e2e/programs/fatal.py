@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from offloop import Blob, endpoint
 from offloop.runners.sync import SyncRunner
+from offloop.transports.local.frames import Ready
 from offloop.transports.local.worker import LocalSource
 from tests.support.gate import hold, note
 
@@ -183,6 +184,9 @@ def own_source() -> LocalSource:
 def garble(order: Order) -> Done:
     """Write what is no frame into the worker's own socket, in the middle of others' work."""
     source = own_source()
+    if order.how == "ready again":
+        source.tell(Ready())
+        return done(hold(order.name))
     if order.how == "silence":
         source._work.shutdown(socket.SHUT_RDWR)
         return done(hold(order.name))

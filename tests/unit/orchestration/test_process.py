@@ -210,6 +210,32 @@ async def test_a_stop_waits_for_what_runs_and_kills_what_takes_too_long(
     gate.open("stays")
 
 
+async def test_a_stop_does_not_wait_for_a_worker_that_is_stopped_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "LOOK_EVERY", 0.01)
+    async with started() as force:
+        (name,) = force.ups()
+        os.kill(pid_of(name), signal.SIGSTOP)
+        async with asyncio.timeout(DEADLINE):
+            assert await force.workers.stop(3600.0) == 1
+        assert gone(name)
+    assert "was killed: it had been stopped, as by SIGSTOP" in caplog.text
+
+
+async def test_an_end_that_nobody_can_tell_of_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "END_WITHIN", DEADLINE)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with started(2) as force:
+            assert await force.workers.stop(DEADLINE) == 0
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_stop_in_the_middle_of_a_start_ends_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STARTS, "60")
     force = Force(1)
@@ -498,7 +524,34 @@ async def test_what_cannot_be_understood_ends_its_worker(caplog: pytest.LogCaptu
     assert "was killed: what it sent could not be understood; it was running garble (rid-1)" in caplog.text
 
 
+async def test_a_worker_that_is_ready_twice_is_out_of_its_mind(caplog: pytest.LogCaptureFixture, gate: Gate) -> None:
+    async with started() as force:
+        (name,) = force.ups()
+        force.put(name, "garble", how="ready again", name="ready again")
+        await force.until(WorkerGone, worker=name, cause="garbled")
+        up = await force.until(WorkerUp, but=name)
+        assert force.ups() == [name, up.worker]
+    assert "is killed: it sent a Ready though it was ready" in caplog.text
+
+
 # ---- what is said
+
+
+async def test_a_worker_that_cannot_start_has_its_own_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    force = Force(1)
+    force.cannot = lambda setup: msgspec.structs.replace(
+        setup, packages=("tests.e2e.programs.broken",), endpoints=("score",)
+    )
+    line = "a service could not be built: FileNotFoundError: the model's file is missing"
+    with pytest.raises(errors.StartError, match=line):
+        await force.workers.start()
+    (record,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
+    said, *trace = record.getMessage().splitlines()
+    assert said.endswith(f"cannot start: {line}")
+    assert trace[0] == "Traceback (most recent call last):"
+    assert any("broken.py" in text for text in trace)
+    assert trace[-1] == "FileNotFoundError: the model's file is missing"
+    force.transport.close()
 
 
 async def test_the_log_tells_of_starts_at_debug_and_of_readiness_at_info(caplog: pytest.LogCaptureFixture) -> None:
