@@ -448,6 +448,8 @@ def test_a_torn_log_pipe_is_closed_with_one_warning_and_its_lines_go_on(
     handler.close()
     worker.out.write(b"still\n")
     started.out.until("still\n")
+    heard.until("before")
+    started.output.close(DEADLINE)
     assert len(heard.messages) == 2
 
 
