@@ -129,6 +129,7 @@ DEFECTS = (
     Defect("core/respawn.py", "(0.5 + random / 2)", "(1.0 + random * 0)", "hosts that fail together try together"),
     # ---- core/crew.py: who is there
     Defect("core/crew.py", "now - since < PATIENCE and", "since and", "work is queued for nobody, for ever"),
+    Defect("core/crew.py", " or not worker.retired:", " or True:", "a worker that is about to leave counts as idle"),
     Defect("core/crew.py", " and self._failed_starts < FAILED_STARTS", "", "failed starts are no news"),
     Defect(
         "core/crew.py",

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -139,8 +140,9 @@ def process_parts(given: Given) -> Parts:
     loops = settings.threads_in("process")
     setup = setup_of(program, settings, loops)
     workforce = ProcessWorkforce(
-        settings.workers, loops, loops + READ_AHEAD, transport, setup, clock=clock, max_requests=settings.max_requests
-    )
+        settings.workers, loops, loops + READ_AHEAD, transport, setup, clock=clock,
+        max_requests=settings.max_requests, leave_within=max(LEAST_STOP, settings.kill_grace),
+    )  # fmt: skip
     return Parts(transport, workforce, Crew(shared=False, kill_grace=settings.kill_grace, read_ahead=READ_AHEAD))
 
 
@@ -160,11 +162,21 @@ def setup_of(program: Program, settings: Settings, loops: int, endpoints: Iterab
 
     def setup(name: str) -> Setup:
         return Setup(
-            program.packages, tuple(sys.path), name, served, loops, settings.max_reply,
+            program.packages, import_path(), name, served, loops, settings.max_reply,
             settings.gc_freeze, settings.debug, forwarding.levels(),
         )  # fmt: skip
 
     return setup
+
+
+def import_path() -> tuple[bytes, ...]:
+    """`sys.path`, without what imports pass over: what is not text, or cannot be a folder's name here."""
+    found = []
+    for entry in tuple(sys.path):
+        if isinstance(entry, str):
+            with suppress(UnicodeEncodeError):
+                found.append(os.fsencode(entry))
+    return tuple(found)
 
 
 def cluster_parts(given: Given) -> Parts:

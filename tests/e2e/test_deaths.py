@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.e2e.programs.fatal import FLAG, RECORD
 from tests.e2e.test_promises import verdicts
 from tests.support.gate import Gate
 from tests.support.server import Server
+from tests.support.stalls import Stalls
 from tests.support.wire import Answer, Wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -147,21 +148,23 @@ def test_what_a_dead_worker_was_running_is_answered_and_the_log_says_why(
 def test_a_death_is_answered_within_a_tenth_of_a_second(
     server: Server, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
+    """From the kill: `offloop verify` can only measure from when it was noticed."""
     took = []
-    for number in range(5):
-        wait_idle(server, 2)
-        pid = post(server, "/echo").json()["pid"]
-        held = [callers.submit(post, server, "/gated", name=f"doomed {number}") for _ in range(2)]
-        gate.wait(f"doomed {number}", 2)
-        began = monotonic()
-        os.kill(pid, signal.SIGKILL)
-        first = first_of(held)
-        took.append(monotonic() - began)
-        lost(first)
-        gate.open(f"doomed {number}")
-        assert sorted(caller.result().status for caller in held) == [200, 502]
-    assert min(took) < 0.1
-    assert max(took) < 1
+    with Stalls() as stalls:
+        for number in range(5):
+            wait_idle(server, 2)
+            pid = post(server, "/echo").json()["pid"]
+            held = [callers.submit(post, server, "/gated", name=f"doomed {number}") for _ in range(2)]
+            gate.wait(f"doomed {number}", 2)
+            before, began = stalls.seconds, monotonic()
+            os.kill(pid, signal.SIGKILL)
+            first = first_of(held)
+            took.append(monotonic() - began - (stalls.seconds - before))
+            lost(first)
+            gate.open(f"doomed {number}")
+            assert sorted(caller.result().status for caller in held) == [200, 502]
+    assert sorted(took)[3] < 0.1, took  # the machine may have been busy with something else once
+    assert max(took) < 1, took
 
 
 def first_of(callers: list[Future[Answer]]) -> Answer:
@@ -260,14 +263,18 @@ def test_a_start_that_says_why_it_fails_fails_the_servers_start_with_that_line()
 
 
 class Chaos:
-    """Callers that record, and a killer of workers; seeded, as far as the machine lets it."""
+    """Callers that record, and a killer of workers; seeded, as far as the machine lets it.
 
-    def __init__(self, server: Server, seed: int, requests: int, callers: int = 8) -> None:
+    Each request takes one of `seconds`.
+    """
+
+    def __init__(self, server: Server, seed: int, requests: int, seconds: Sequence[float], callers: int) -> None:
         self.outcomes: dict[int, str] = {}
         self.kills = 0
         self.faults: list[str] = []
         self._server = server
         self._seed = seed
+        self._seconds = seconds
         self._random = Random(seed)
         self._numbers = iter(range(requests))
         self._lock = threading.Lock()
@@ -287,7 +294,7 @@ class Chaos:
         try:
             with Wire(self._server.port, timeout=60) as wire:
                 while (number := self._number()) is not None:
-                    wire.post("/record", {"number": number, "seconds": random.choice([0.002, 0.004, 0.006])})
+                    wire.post("/record", {"number": number, "seconds": random.choice(self._seconds)})
                     self._answered(number, wire.answer())
         except Exception as fault:  # noqa: BLE001  (a thread's fault is told by the test)
             self.faults.append(repr(fault))
@@ -318,12 +325,20 @@ class Chaos:
             os.kill(there[-2:][0], signal.SIGKILL)
 
 
-def at_most_once(folder: Path, seed: int, requests: int) -> None:
+WORK = (0.002, 0.004, 0.006)
+"""Seconds of requests behind which nothing lies: each is run as soon as it has reached its worker."""
+NOTHING = (0.0,)
+"""Of such that a busy worker is handed more of."""
+
+
+def at_most_once(folder: Path, seed: int, requests: int, seconds: Sequence[float], threads: int = 1) -> None:
     record, events = folder / f"ids {seed}", folder / f"events {seed}.jsonl"
-    with fatal(2, **{RECORD: str(record), "OFFLOOP_EVENT_LOG": str(events)}) as server:
-        chaos = Chaos(server, seed, requests)
+    env = {RECORD: str(record), "OFFLOOP_EVENT_LOG": str(events), "OFFLOOP_THREADS": str(threads)}
+    with fatal(2, **env) as server:
+        chaos = Chaos(server, seed, requests, seconds, callers=8 if seconds == WORK else 24)
         chaos.run()
         assert not chaos.faults, chaos.faults
+        rescued = httpx.get(f"{server.url}/rescued").json()
         server.signal(signal.SIGTERM)
         server.wait()
     begun = Counter(int(line) for line in record.read_text().split())
@@ -332,19 +347,25 @@ def at_most_once(folder: Path, seed: int, requests: int) -> None:
     assert [number for number, count in begun.items() if count > 1] == []
     assert [number for number in chaos.outcomes if not begun[number] and number not in struck] == []
     assert chaos.kills >= requests / 100
-    assert struck
-    assert len(struck) <= chaos.kills
-    assert {promise: verdict for promise, verdict in verdicts(events).items() if verdict != "held"}.keys() <= {9}
+    assert rescued if seconds == NOTHING else struck
+    assert len(struck) <= chaos.kills * threads
+    # Every caller waits for its answer, and what a dead worker had sent is read before its end counts: none is late.
+    assert verdicts(events) == dict.fromkeys(range(1, 9), "held") | {9: "not checkable"}
     died = [line for line in map(json.loads, events.read_text().splitlines()) if line["kind"] == "worker_lost"]
     assert sum(line["outcome"] == "died" for line in died) >= 1
 
 
-def test_no_request_runs_twice_however_workers_die(gate: Gate, tmp_path: Path) -> None:
-    at_most_once(tmp_path, seed=1, requests=1000)
+@pytest.mark.parametrize("seconds", [WORK, NOTHING], ids=["work", "nothing"])
+def test_no_request_runs_twice_however_workers_die(gate: Gate, tmp_path: Path, seconds: Sequence[float]) -> None:
+    at_most_once(tmp_path, 1, 600, seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(2, 6))
-def test_no_request_runs_twice_however_workers_die_for_long(gate: Gate, tmp_path: Path, seed: int) -> None:
-    at_most_once(tmp_path, seed, requests=5000)
+@pytest.mark.parametrize(
+    ("seed", "seconds", "threads"), [(2, WORK, 1), (3, WORK, 3), (4, NOTHING, 1), (5, NOTHING, 3), (6, WORK, 1)]
+)
+def test_no_request_runs_twice_however_workers_die_for_long(
+    gate: Gate, tmp_path: Path, seed: int, seconds: Sequence[float], threads: int
+) -> None:
+    at_most_once(tmp_path, seed, 5000, seconds, threads)

@@ -57,6 +57,19 @@ def test_nothing_is_left_whatever_ends_the_web_process(gate: Gate, how: str, cod
             request.result()
 
 
+def test_nothing_is_left_of_a_worker_that_hears_of_nothing_any_more(gate: Gate) -> None:
+    """Its node has taken for itself the signals that may tell of the end, and keeps the interpreter to itself."""
+    with ThreadPoolExecutor(1) as held, fatal(1) as server:
+        waiting = held.submit(attempt, server, "/spin", name="stone deaf", how="stone deaf")
+        wait_until(lambda: any(note.startswith("stone deaf child") for note in gate.notes), "it has begun")
+        child = child_of(gate, "stone deaf")
+        server.signal(signal.SIGKILL)
+        server.process.wait(20)
+        took = wait_until(lambda: not workers_of(server), "no worker is left", GONE_WITHIN)
+        wait_until(lambda: not alive(child), "what its node had started has gone, too", GONE_WITHIN - took)
+        waiting.result()
+
+
 def attempt(server: Server, path: str, **order: object) -> int | None:
     """The status; None if there is no answer."""
     try:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,6 +87,15 @@ async def test_events_name_the_worker_by_its_index_and_pid(tmp_path: Path, gate:
     for kind in ("worker_up", "dequeue", "start", "finish", "worker_lost"):
         assert {line["worker"] for line in told if line["kind"] == kind} == names, kind
     assert {line["outcome"] for line in told if line["kind"] == "worker_lost"} == {"stopped"}
+
+
+async def test_what_a_program_has_put_on_the_import_path_is_passed_over_as_imports_do(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate, tmp_path: Path
+) -> None:
+    odd: list[Any] = [tmp_path, None, "/caf\udce9", "/\ud800"]
+    monkeypatch.setattr(sys, "path", [*sys.path, *odd])
+    async with Offloop(PROGRAM, settings=Mode.PROCESS.settings(1)) as off:
+        assert len(await look_at_once(off, gate, 1)) == 1
 
 
 def test_a_program_that_no_other_process_can_import_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -368,7 +368,8 @@ class History:
         assert not crew._abandoned, f"the crew remembers {list(crew._abandoned)}"
         alive = {worker.name for worker in self.plant.workers.values() if worker.alive}
         assert set(crew._workers) == alive
-        assert crew.states()["idle"] == len(alive), crew.states()
+        staying = sum(1 for worker in crew._workers.values() if not worker.retired)
+        assert crew.states() == {"idle": staying, "busy": 0, "overdue": 0, "wedged": 0}
         assert gateway.unsent == 0
         assert not self.timers.pending or gateway.lifecycle.state is State.DRAINED, "a timer without a purpose"
 

@@ -110,10 +110,12 @@ class Crew:
         return len(self._workers)
 
     def states(self) -> dict[str, int]:
-        """How many workers are idle, busy, overdue and wedged."""
+        """How many workers are idle, busy, overdue and wedged. Whoever is about to leave and runs nothing is none."""
         counts = {"idle": 0, "busy": 0, "overdue": 0, "wedged": 0}
         for worker in self._workers.values():
-            counts[state_of(worker)] += 1
+            state = state_of(worker)
+            if state != "idle" or not worker.retired:
+                counts[state] += 1
         return counts
 
     def available(self, now: float) -> bool:

@@ -333,6 +333,8 @@ def end_with_parent(parent: int) -> None:
     seconds. So whoever notices the parent's end has a second to end what this process has started, and then SIGALRM
     ends the process itself, even while native code holds the GIL. What it starts inherits none of this. Elsewhere this
     only ends what is too late.
+
+    A node may have use for SIGALRM itself, and take it from there. It cannot take what `tie` does.
     """
     _hang_up_by_alarm()
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGHUP))
@@ -351,6 +353,26 @@ def _hang_up_by_alarm() -> None:
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
     libc.signal(int(signal.SIGHUP), ctypes.cast(libc.alarm, ctypes.c_void_p))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGALRM})  # a mask is inherited
+
+
+def tie(tether: int) -> None:
+    """Have the kernel kill this process' group once the other end of that pipe is closed, to which nobody writes.
+
+    On Linux, what happens to a descriptor can be told to a group, and by any signal (man 2 fcntl, F_SETOWN and
+    F_SETSIG). No code of this process has a part in that: nothing is in its way, be it a handler, a mask, or native
+    code that holds the GIL. Where it fails, it is done without, as on other systems.
+    """
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    mine = os.getpid()
+    with suppress(OSError):
+        fcntl.fcntl(tether, fcntl.F_SETOWN, -mine if os.getpgrp() == mine else mine)
+        fcntl.fcntl(tether, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(tether, fcntl.F_SETFL, fcntl.fcntl(tether, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def name_process(name: str) -> None:

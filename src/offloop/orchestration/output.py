@@ -1,7 +1,9 @@
 """What worker processes print and log, passed on by the web process.
 
-Owns the read ends of their pipes and the one thread that reads them. The event loop is never called from here, and may
-call everything here but `close`, which waits. What a line says is nobody's business: nothing is decided by it.
+Owns the read ends of their pipes and the one thread that reads them. Log handlers are not called there: one that waits
+for a disk or a network would hold up every node that prints, for as long as its worker's pipe is full. The event loop
+is never called from here, and may call everything here but `close`, which waits. What a line says is nobody's business:
+nothing is decided by it.
 """
 
 import contextlib
@@ -17,7 +19,8 @@ from functools import partial
 from time import monotonic
 from typing import Protocol, TextIO
 
-from offloop.telemetry.forwarding import Frames, Torn, decode
+from offloop.orchestration.aside import Aside
+from offloop.telemetry.forwarding import Frames, Logged, Torn, decode, record_of
 
 log = logging.getLogger("offloop")
 
@@ -29,6 +32,12 @@ LAST_READS = 16
 """Reads that a pipe is granted at its worker's end: as much as a pipe can hold, and an end to a flood."""
 GRACE = 0.3
 """Seconds that the pipes of a worker that has ended may stay open: something that its nodes started may hold them."""
+ROOM = 2**20
+"""Bytes of one worker's log records that may wait for the handlers, and of what is said of all workers."""
+BESIDES = 2**9
+"""Bytes that a record takes besides what it was in the pipe, about."""
+IN_ORDER_WITHIN = 0.5
+"""Seconds that the news of a worker's death waits for the handlers to have had its last records."""
 LAST_LINES = 40
 LAST_WORDS = 2**13
 """Characters of a dead worker's last lines on stderr that are logged."""
@@ -48,6 +57,8 @@ class Output:
         self._orders: list[Callable[[], None]] = []
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="offloop-output", daemon=True)
+        self._records = Aside("offloop-records", ROOM, self._guarded, self._dropped)
+        self._news = Aside("offloop-news", ROOM, self._guarded, self._dropped)  # not behind a handler of nodes' records
         self._selector: selectors.BaseSelector | None = None
         self._wake = -1
         self._woken = -1
@@ -58,13 +69,15 @@ class Output:
     def start(self) -> None:
         self._open()
         self._thread.start()
+        self._records.start()
+        self._news.start()
 
     def add(self, name: str, index: int, pid: int, stdout: int, stderr: int, logs: int) -> None:
         """Read a worker's pipes from now on. Their read ends are owned, and closed where the pipes end."""
         kept: deque[str] = deque(maxlen=LAST_LINES)
         out = _Lines(index, lambda text: self._print(self._stdout, "stdout", text))
         err = _Lines(index, lambda text: self._print(self._stderr, "stderr", text), kept)
-        records = _Records(f"worker-{index}", pid, self._guarded)
+        records = _Records(f"worker-{index}", pid, self._records)
         worker = _Worker(name, kept, {stdout: out, stderr: err, logs: records})
         if not self._order(partial(self._add, worker)):
             for fd in worker.pipes:
@@ -87,10 +100,13 @@ class Output:
                 self._open()
             if first:
                 self._tell(self._end)
+        until = monotonic() + timeout
         if self._thread.ident is not None:
             self._thread.join(timeout)
         elif first:  # never started: whatever was added is still to be closed
             self._work()
+        for aside in (self._records, self._news):
+            aside.join(max(0.0, until - monotonic()))
 
     def _order(self, order: Callable[[], None]) -> bool:
         with self._guard:
@@ -126,6 +142,8 @@ class Output:
         selector.close()
         os.close(self._woken)
         os.close(self._wake)
+        self._records.end()
+        self._news.end()
 
     def _patience(self) -> float | None:
         limits = [worker.give_up for worker in self._workers.values() if worker.give_up is not None]
@@ -153,7 +171,7 @@ class Output:
         if worker is not None:
             worker.give_up, worker.obituary = monotonic() + GRACE, text
         elif text is not None:
-            log.error("%s", text)
+            self._say(logging.ERROR, text)
 
     def _end(self) -> None:
         self._ended = True
@@ -170,8 +188,7 @@ class Output:
             try:
                 worker.pipes[fd].feed(data)
             except Torn as torn:
-                text = f"{worker.name}: {torn}; what it logs is lost from here on"
-                self._guarded(lambda: log.warning("%s", text))
+                self._say(logging.WARNING, f"{worker.name}: {torn}; what it logs is lost from here on")
             else:
                 return True
         self._shut(worker, fd)
@@ -192,7 +209,22 @@ class Output:
             self._shut(worker, fd)
         del self._workers[worker.name]
         if worker.obituary is not None:
-            self._guarded(lambda: log.error("%s%s", worker.obituary, worker.last_words()))
+            heard = threading.Event()
+            self._records.ask("", 0, heard.set)
+            self._say(logging.ERROR, f"{worker.obituary}{worker.last_words()}", heard)
+
+    def _say(self, level: int, text: str, after: threading.Event | None = None) -> None:
+        """Log something of a worker, after what it has logged itself, if that is not held up."""
+
+        def say() -> None:
+            if after is not None:
+                after.wait(IN_ORDER_WITHIN)
+            log.log(level, "%s", text)
+
+        self._news.ask("all workers", len(text) + BESIDES, say)
+
+    def _dropped(self, by: str, count: int) -> None:
+        log.warning("%d log records of %s were dropped: they came faster than the handlers here took them", count, by)
 
     def _print(self, stream: TextIO | None, name: str, text: str) -> None:
         stream = getattr(sys, name) if stream is None else stream
@@ -208,8 +240,6 @@ class Output:
         """The user's handlers and filters run in there; whatever they raise, every pipe is still to be read."""
         try:
             call()
-        except Torn:
-            raise
         except BaseException:  # noqa: BLE001  (a handler's sys.exit() is no reason either)
             if self._complained or sys.is_finalizing():
                 return
@@ -287,18 +317,18 @@ def _pieces(line: bytes) -> list[bytes]:
 class _Records:
     """Log records of one worker, handed to the web process's loggers of the same names."""
 
-    def __init__(self, process_name: str, pid: int, guarded: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, process_name: str, pid: int, handlers: Aside) -> None:
         self._process_name = process_name
         self._pid = pid
-        self._guarded = guarded
+        self._handlers = handlers
         self._frames = Frames()
 
     def feed(self, data: bytes) -> None:
         for frame in self._frames.feed(data):
-            self._guarded(partial(self._hand, frame))
+            self._handlers.ask(self._process_name, len(frame) + BESIDES, partial(self._hand, decode(frame)))
 
-    def _hand(self, frame: bytes) -> None:
-        record = decode(frame, self._process_name, self._pid)
+    def _hand(self, logged: Logged) -> None:
+        record = record_of(logged, self._process_name, self._pid)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)

@@ -3,6 +3,8 @@
 Owns the workers' lives: started, ready or not, watched, ended, started again; which one takes whose place. What is sent
 between the processes is the transport's, how long to wait before the next try is `core/respawn`'s, and what a death
 means for requests is the gateway's.
+
+It is longer than most files because all that may become of a worker is to be read in one place.
 """
 
 import asyncio
@@ -22,10 +24,10 @@ from offloop.clock import Clock
 from offloop.core.respawn import Respawn
 from offloop.events import STOPPED, WEDGED
 from offloop.messages import WorkerGone, WorkerUp
-from offloop.orchestration.child import Child, Ending, spawn
+from offloop.orchestration.child import UNKNOWN, Child, Ending, spawn
 from offloop.orchestration.output import Output
 from offloop.orchestration.worker import CODE, Place
-from offloop.transports.local.frames import Asks, Leaves, Progress, Ready, Said, Setup, Worn
+from offloop.transports.local.frames import Asks, Failed, Leaves, Progress, Ready, Said, Setup, Worn
 from offloop.transports.local.table import Table, shared_memory
 from offloop.transports.local.web import LocalTransport
 
@@ -42,7 +44,9 @@ END_WITHIN = 0.05
 REAP_WITHIN = 2.0
 """Seconds for killed workers to be gone: all that the kernel may need to take their memory back."""
 LOOK_EVERY = 1.0
-"""Seconds between two looks for stopped workers."""
+"""Seconds between two looks for workers that are stopped, or that are to leave and do not."""
+LEAVE_WITHIN = 5.0
+"""Seconds that a worker may take to close its services and end."""
 BUFFER = 2**20
 """Bytes to ask for as a work socket's buffer; the system gives what it allows. Large bodies go in fewer steps then."""
 JITTER = 0.1
@@ -54,15 +58,20 @@ class Worker:
     """One worker process.
 
     Attributes:
+        tether: this end of a pipe, which only this process' end closes while the worker lives; see `child.tie`.
         replaces: who is to leave once this one is ready; "" for nobody.
         settled: whether it came up; an exception where it could not and has said so.
         doing: what it does before it is ready.
         cause: why it is ended, once it is; else its own end says why.
+        killed: it did not end by itself.
+        retired: it has a successor, and was told to end.
+        resting_since: when a retired one was first seen to have nothing left to do; None: it has.
     """
 
     index: int
     name: str
     child: Child
+    tether: int
     replaces: str
     launched_at: float
     settled: "asyncio.Future[bool]"
@@ -71,6 +80,9 @@ class Worker:
     cause: str = ""
     stopped: bool = False
     lost: bool = False
+    killed: bool = False
+    retired: bool = False
+    resting_since: float | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -93,6 +105,7 @@ class ProcessWorkforce:
         max_requests: recycle a worker after about so many; 0: never.
         start_within: seconds that a worker may take until it is ready.
         moves: told when a loop asks for a seat at the broker, or leaves it.
+        leave_within: seconds that one with a successor may take to end, once it has nothing left to do.
     """
 
     def __init__(
@@ -107,6 +120,7 @@ class ProcessWorkforce:
         max_requests: int = 0,
         start_within: float = START_WITHIN,
         moves: Callable[[str, Asks | Leaves], None] = lambda *_: None,
+        leave_within: float = LEAVE_WITHIN,
     ) -> None:
         self._count = count
         self._loops = loops
@@ -117,6 +131,7 @@ class ProcessWorkforce:
         self._max_requests = max_requests
         self._start_within = start_within
         self._moves = moves
+        self._leave_within = leave_within
         self._random = Random()
         self._output = Output()
         self._workers: dict[str, Worker] = {}
@@ -153,12 +168,15 @@ class ProcessWorkforce:
     async def _first(self, index: int) -> None:
         try:
             worker = await self._launch(index)
-        except OSError as fault:
-            raise errors.StartError(f"a worker process could not be started: {fault}") from fault
+        except Exception as fault:
+            raise errors.StartError(f"a worker process could not be started: {_line(fault)}") from fault
         await worker.settled
 
     async def _launch(self, index: int, replaces: str = "") -> Worker:
-        """Start a process, and take it under care. Raises OSError if the system has none to give."""
+        """Start a process, and take it under care.
+
+        Raises OSError if the system has none to give, and anything where the user's code has a part in what it is told.
+        """
         with ExitStack() as theirs, ExitStack() as ours:
             work, its_work = socket.socketpair()
             control, its_control = socket.socketpair()
@@ -175,21 +193,32 @@ class ProcessWorkforce:
             logs, its_logs = os.pipe()
             ours.callback(os.close, logs)
             theirs.callback(os.close, its_logs)
-            fds = (its_work.fileno(), its_control.fileno(), memory, its_logs)
+            its_tether, tether = os.pipe()
+            ours.callback(os.close, tether)
+            theirs.callback(os.close, its_tether)
+            fds = (its_work.fileno(), its_control.fileno(), memory, its_logs, its_tether)
             place = Place(os.getpid(), index, *fds)
             env = {**os.environ, "OFFLOOP_WORKER_INDEX": str(index)}
             child = await spawn(CODE, HOME, *map(str, place), pass_fds=fds, env=env)
+            loop = asyncio.get_running_loop()
+            name = f"worker-{index}:{child.pid}"
+            worker = Worker(index, name, child, tether, replaces, self._clock(), loop.create_future())
+            try:
+                # What may fail comes first: nobody would look after a child that is known by half.
+                setup = self._setup(name)
+                child.watch(partial(self._ended, worker))
+                self._transport.attach(name, work, control, table, setup, self)
+            except BaseException:
+                child.close()
+                await loop.run_in_executor(None, child.discard)
+                raise
             ours.pop_all()
-        loop = asyncio.get_running_loop()
-        name = f"worker-{index}:{child.pid}"
-        worker = self._workers[name] = Worker(index, name, child, replaces, self._clock(), loop.create_future())
+        self._workers[name] = worker
         self._nobody_left.clear()
         self._output.add(name, index, child.pid, child.stdout, child.stderr, logs)
-        self._transport.attach(name, work, control, table, self._setup(name), self)
         self._transport.limit(name, spread(self._max_requests, self._random))
         worker.timers.append(loop.call_later(self._start_within, self._too_slow, worker))
         worker.timers.append(loop.call_later(SLOW, self._slow, worker))
-        child.watch(partial(self._ended, worker))
         return worker
 
     def _slow(self, worker: Worker) -> None:
@@ -212,7 +241,9 @@ class ProcessWorkforce:
 
     def said(self, name: str, said: Said) -> None:
         worker = self._workers[name]
-        if isinstance(said, Progress):
+        if worker.ready_at is not None and isinstance(said, Progress | Ready | Failed):
+            self._garbled(worker, f"it sent a {type(said).__name__} though it was ready")
+        elif isinstance(said, Progress):
             worker.doing = said.doing
             log.debug("%s is %s", worker, said.doing)
         elif isinstance(said, Ready):
@@ -234,6 +265,7 @@ class ProcessWorkforce:
         self._transport.report(WorkerUp(worker.name, self._loops, worker.replaces))
         if before is not None:
             before.cause = before.cause or "recycled"
+            before.retired = True
             self._transport.finish(before.name)
         if not worker.settled.done():
             worker.settled.set_result(True)
@@ -241,11 +273,15 @@ class ProcessWorkforce:
     def silent(self, name: str, why: str) -> None:
         worker = self._workers[name]
         if why:
-            log.error("%s is killed: %s", worker, why)
-            self._end(worker, "garbled")
+            self._garbled(worker, why)
         else:
             # Its end is a moment away; if it only closed its socket, it is made so.
             worker.timers.append(asyncio.get_running_loop().call_later(END_WITHIN, self._end, worker, "silent"))
+
+    def _garbled(self, worker: Worker, why: str) -> None:
+        if not worker.killed:
+            log.error("%s is killed: %s", worker, why)
+        self._end(worker, "garbled")
 
     def worn(self, name: str) -> None:
         worker = self._workers[name]
@@ -283,13 +319,16 @@ class ProcessWorkforce:
 
     def _end(self, worker: Worker, cause: str) -> None:
         worker.cause = worker.cause or cause
+        worker.killed = worker.killed or worker.child.ending is None
         worker.child.kill()
 
     def _ended(self, worker: Worker, ending: Ending) -> None:
         """Its process has ended, whatever the cause."""
         running, handed = self._transport.running(worker.name), self._transport.handed(worker.name)
-        asked = worker.cause in (STOPPED, "recycled") and ending.code == 0
-        announced = worker.cause == "start-failed" and ending.code is not None
+        worker.killed = worker.killed and ending.code is None  # or it was there first
+        by_itself = ending.code is not None or (ending == UNKNOWN and not worker.killed)
+        asked = worker.cause in (STOPPED, "recycled") and by_itself and not ending.code
+        announced = worker.cause == "start-failed" and by_itself
         given_up = self._stopping and worker.ready_at is None
         worker.cause = worker.cause or ("died" if worker.ready_at is not None else "start-failed")
         if asked or announced or given_up:
@@ -299,6 +338,7 @@ class ProcessWorkforce:
         self._transport.detach(worker.name, worker.cause)
         worker.cancel_timers()
         worker.child.close()
+        os.close(worker.tether)
         del self._workers[worker.name]
         if not worker.settled.done():
             worker.settled.set_result(False)
@@ -332,9 +372,12 @@ class ProcessWorkforce:
                 await asyncio.sleep(delay)
                 try:
                     await self._launch(index, replaces)
-                except OSError as fault:
+                except Exception as fault:  # whatever it was, it may be gone at the next try
                     delay = self._respawns[index].delay(lived=None, handed=0, random=self._random.random())
-                    log.error("worker %d cannot be started, and is tried again in %.1f s: %s", index, delay, fault)
+                    log.error(
+                        "worker %d cannot be started, and is tried again in %.1f s: %s", index, delay, _line(fault),
+                        exc_info=not isinstance(fault, OSError),
+                    )  # fmt: skip
                     self._transport.report(WorkerGone(f"worker-{index}", "start-failed"))
                 else:
                     return
@@ -349,20 +392,40 @@ class ProcessWorkforce:
         """
         for worker in tuple(self._workers.values()):
             stopped = worker.child.stopped()
-            if stopped and worker.stopped:
+            if stopped and worker.stopped and not worker.killed:
+                worker.cause = "suspended"  # also where it was to end
                 self._end(worker, "suspended")
             worker.stopped = stopped
+            self._see_off(worker)
         self._look_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
 
+    def _see_off(self, worker: Worker) -> None:
+        """One that is to leave may be kept for ever, by a service that does not close or a thread that nobody ends.
+
+        Nobody waits for it, and so nobody would miss its end: workers would pile up, a generation at a time.
+        """
+        if not worker.retired or worker.killed:
+            return
+        now = self._clock()
+        if not self._transport.rests(worker.name):
+            worker.resting_since = None
+            return
+        if worker.resting_since is None:
+            worker.resting_since = now
+        if now - worker.resting_since >= self._leave_within:
+            self._end(worker, "recycled")
+
     async def stop(self, timeout: float) -> int:
-        """Let every worker end what it has and close its services; kill those that do not in time."""
+        """Let every worker end what it has and close its services, and kill those that do not in time, or are stopped.
+
+        Returns how many of those that were ready were killed.
+        """
         self._stopping = True
-        if self._look_timer is not None:
-            self._look_timer.cancel()
         coming = tuple(self._coming.values())
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
+        asked = [worker for worker in self._workers.values() if worker.ready_at is not None and not worker.killed]
         for worker in tuple(self._workers.values()):
             if worker.ready_at is None:
                 self._end(worker, STOPPED)
@@ -370,12 +433,15 @@ class ProcessWorkforce:
                 worker.cause = worker.cause or STOPPED
                 self._transport.finish(worker.name)
         await self._nobody(timeout)
-        late = tuple(self._workers.values())
-        for worker in late:
-            worker.child.kill()
+        for worker in tuple(self._workers.values()):
+            if not worker.killed:
+                worker.cause = STOPPED
+            self._end(worker, STOPPED)
         await self._nobody(REAP_WITHIN)
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._output.close, REAP_WITHIN)
-        return len(late)
+        return sum(worker.killed for worker in asked)
 
     async def _nobody(self, timeout: float) -> None:
         if self._workers:
@@ -391,6 +457,11 @@ def spread(max_requests: int, random: Random) -> int:
     return max_requests and max(1, round(max_requests * random.uniform(1 - JITTER, 1 + JITTER)))
 
 
+def _line(fault: Exception) -> str:
+    """What the system says is to be read as it is; of anything else, the kind matters most."""
+    return str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+
+
 def _obituary(worker: Worker, ending: Ending, running: list[str]) -> str:
     """For the log: what happened to it, and to whom."""
     how = {
@@ -400,7 +471,9 @@ def _obituary(worker: Worker, ending: Ending, running: list[str]) -> str:
         "suspended": "was killed: it had been stopped, as by SIGSTOP",
         "silent": "was killed: it had closed its socket",
         "garbled": "was killed: what it sent could not be understood",
-        "recycled": f"was to be recycled, and died: {ending}",
+        "recycled": "was killed: it was to be recycled, had nothing left to do, and did not end"
+        if worker.killed
+        else f"was to be recycled, and died: {ending}",
         STOPPED: "was killed: it had not ended when the time to stop was up",
     }[worker.cause]
     if worker.cause == "died" and ending.signal == signal.SIGKILL:

@@ -37,6 +37,8 @@ log = logging.getLogger("offloop")
 
 LOOK_EVERY = 2
 """Beats between two looks at what other hosts' lost workers have left."""
+LEAST_LEAVE = 0.25
+"""Seconds that a recycled worker has to close its services, though nodes are given no grace."""
 ORDERS_LIVE = 60.0
 """Seconds that what is to be told here outlives its reader."""
 
@@ -129,7 +131,10 @@ class Supervisor:
         self._announced: set[str] = set()
         self._life: asyncio.Future[tuple[None, None]] | None = None
         self._leaving = False
-        self.workforce = ProcessWorkforce(count, loops, loops, local, self._setup_of, clock=clock, moves=self._moved)
+        self.workforce = ProcessWorkforce(
+            count, loops, loops, local, self._setup_of, clock=clock, leave_within=max(LEAST_LEAVE, kill_grace),
+            moves=self._moved,
+        )  # fmt: skip
         local.subscribe(self._reported)
 
     def _setup_of(self, worker: str) -> Setup:

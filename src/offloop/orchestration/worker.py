@@ -23,7 +23,7 @@ from offloop.events import Events
 from offloop.graph.program import Program
 from offloop.graph.services import Services
 from offloop.orchestration import interpreter
-from offloop.orchestration.child import end_with_parent, name_process
+from offloop.orchestration.child import end_with_parent, name_process, tie
 from offloop.ports.replies import ReplySink
 from offloop.ports.work import WorkSource
 from offloop.runners.sync import IDLE, SyncRunner
@@ -45,7 +45,10 @@ CODE = "import sys; sys.path.insert(0, sys.argv[1]); from offloop.orchestration.
 
 
 class Place(NamedTuple):
-    """Where a worker finds itself: its parent's pid, its index, and its ends as file descriptors."""
+    """Where a worker finds itself: its parent's pid, its index, and its ends as file descriptors.
+
+    `tether` is for `child.tie`.
+    """
 
     parent: int
     number: int
@@ -53,16 +56,20 @@ class Place(NamedTuple):
     control: int
     table: int
     logs: int
+    tether: int
 
 
 def main() -> None:
     """Serve until told to stop; the web process' end is this one's."""
     place = Place(*map(int, sys.argv[2:]))
     end_with_parent(place.parent)
+    tie(place.tether)
     name_process(f"offloop-{place.number}")
     _settle_in()
     work, control = socket.socket(fileno=place.work), socket.socket(fileno=place.control)
-    for line in (place.work, place.control, place.logs):
+    for each in (work, control):
+        each.setblocking(True)  # made under `socket.setdefaulttimeout` over there, they would not wait
+    for line in (place.work, place.control, place.logs, place.tether):
         os.set_inheritable(line, False)  # what a node starts is not to keep them open
     runners: list[SyncRunner] = []
     elsewhere: list[RedisSource] = []
@@ -72,7 +79,7 @@ def main() -> None:
     _thread("control", lambda: _until_the_end(source, control))
     setup = source.setup()
     source.max_report = setup.max_reply
-    sys.path[:] = setup.path
+    sys.path[:] = map(os.fsdecode, setup.path)
     sys.argv = [sys.argv[0]]
     forwarder = forwarding.install(place.logs, setup.levels)
     source.idle = forwarder.flush  # what a full pipe has held back

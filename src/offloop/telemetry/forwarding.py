@@ -196,7 +196,7 @@ def levels() -> dict[str, int]:
     told = {"": _level(root)}
     for name, logger in list(root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and _level(logger):
-            told[name] = _level(logger)
+            told[_text(name)] = _level(logger)
     return told
 
 
@@ -254,12 +254,16 @@ class Frames:
 _decoder = msgspec.msgpack.Decoder(Logged)
 
 
-def decode(frame: bytes, process_name: str, pid: int) -> logging.LogRecord:
-    """The record as the worker's own handlers would have seen it, its message already made. Raises Torn."""
+def decode(frame: bytes) -> Logged:
+    """Raises Torn. Nothing of the user's is called."""
     try:
-        logged = _decoder.decode(frame)
+        return _decoder.decode(frame)
     except msgspec.DecodeError as fault:
         raise Torn(f"a log record that cannot be read: {fault}") from fault
+
+
+def record_of(logged: Logged, process_name: str, pid: int) -> logging.LogRecord:
+    """The record as the worker's own handlers would have seen it, its message already made."""
     record = logging.makeLogRecord({})
     filename = os.path.basename(logged.pathname)  # noqa: PTH119 - as logging takes it apart, whatever it is
     record.__dict__.update(

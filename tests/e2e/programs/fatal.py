@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import repeat
@@ -22,11 +23,13 @@ from pydantic import BaseModel
 
 from offloop import Blob, endpoint
 from offloop.runners.sync import SyncRunner
+from offloop.transports.local.frames import Ready
 from offloop.transports.local.worker import LocalSource
 from tests.support.gate import hold, note
 
-FLAG, STARTS, RECORD = "TEST_FATAL_FLAG", "TEST_START_TAKES", "TEST_RECORD"
-"""Variables: a file that keeps workers from starting while it is there; how long a start takes; where ids go."""
+FLAG, STARTS, RECORD, STAYS = "TEST_FATAL_FLAG", "TEST_START_TAKES", "TEST_RECORD", "TEST_STAYS"
+"""Variables: a file that keeps workers from starting while it is there; how long a start takes; where ids go; what
+keeps a worker that was told to end: a `service` that does not close, or a `thread`."""
 
 IN_WORKER = "OFFLOOP_WORKER_INDEX" in os.environ
 if IN_WORKER and Path(os.environ.get(FLAG, "/nowhere")).exists():
@@ -60,7 +63,12 @@ class Services(Provider):
     def model(self) -> Iterator[Model]:
         if IN_WORKER:
             time.sleep(float(os.environ.get(STARTS, "0")))  # noqa: TID251  a service that takes its time
+        stays = os.environ.get(STAYS) if IN_WORKER else None
+        if stays == "thread":
+            threading.Thread(target=threading.Event().wait).start()
         yield Model()
+        if stays == "service":
+            threading.Event().wait()
 
 
 def done(word: str = "", number: int = 0) -> Done:
@@ -141,6 +149,13 @@ def spin(order: Order) -> Done:
             ctypes.PyDLL(None).usleep(int(order.seconds * 1e6))  # PyDLL does not release the GIL
         case "deaf":
             sum(repeat(0, 10**12))  # nor does this, which no signal interrupts: for hours
+        case "stone deaf":
+            # Nor does it hear what else may tell it of its parent's end: a node may have use for the same signals.
+            for number in (signal.SIGALRM, signal.SIGHUP):
+                signal.signal(number, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            started(order.name)
+            sum(repeat(0, 10**12))
         case _:
             until = time.monotonic() + order.seconds
             while time.monotonic() < until:
@@ -169,6 +184,9 @@ def own_source() -> LocalSource:
 def garble(order: Order) -> Done:
     """Write what is no frame into the worker's own socket, in the middle of others' work."""
     source = own_source()
+    if order.how == "ready again":
+        source.tell(Ready())
+        return done(hold(order.name))
     if order.how == "silence":
         source._work.shutdown(socket.SHUT_RDWR)
         return done(hold(order.name))

@@ -1,4 +1,7 @@
-"""The app around it; it can end its own process in every way, and have a log handler that takes its time."""
+"""The app around it; it can end its own process in every way, and have a log handler that takes its time.
+
+It counts what nobody sees from outside: the requests that lay with a worker when it died, and had not begun.
+"""
 
 import asyncio
 import logging
@@ -8,6 +11,7 @@ import sys
 from fastapi import FastAPI
 
 from offloop import Offloop
+from offloop.core.crew import Crew
 from offloop.fastapi import OffloopRouter, OperatorRouter, exception_handlers
 from tests.support.gate import hold
 
@@ -20,6 +24,24 @@ app.include_router(OperatorRouter(off), prefix="/offloop")
 @app.get("/ping")
 async def ping() -> dict[str, bool]:
     return {"ok": True}
+
+
+rescued: list[str] = []
+gone = Crew.gone
+
+
+def counted(crew: Crew, name: str, now: float) -> tuple[list[str], list[str]]:
+    running, buffered = gone(crew, name, now)
+    rescued.extend(buffered)
+    return running, buffered
+
+
+Crew.gone = counted  # type: ignore[method-assign]
+
+
+@app.get("/rescued")
+async def count() -> int:
+    return len(rescued)
 
 
 @app.post("/end/{how}")

@@ -302,7 +302,8 @@ class Crews(RuleBasedStateMachine):
             assert worker.name in self.crew
             running = model.of(worker.name, begun=True)
             overdue = model.overdue(worker.name)
-            counts["wedged" if worker.wedged else "overdue" if overdue else "busy" if running else "idle"] += 1
+            state = "wedged" if worker.wedged else "overdue" if overdue else "busy" if running else "idle"
+            counts[state] += state != "idle" or not worker.retired
         assert self.crew.states() == counts
         ahead = sum(max(0, len(model.all_of(worker.name)) - worker.loops) for worker in model.workers)
         assert self.crew.reads_ahead == (ahead > 0)

@@ -303,6 +303,16 @@ def test_a_worker_that_has_a_successor_is_handed_nothing_and_ends_what_it_holds(
     assert crew.usable == 1
 
 
+def test_a_worker_that_has_a_successor_is_counted_while_it_runs_something() -> None:
+    crew = processes(1)
+    handed(crew, "r1")
+    crew.begun("r1", "w1")
+    crew.up("w2", 1, replaces="w1")
+    assert crew.states() == {"idle": 1, "busy": 1, "overdue": 0, "wedged": 0}
+    crew.freed("r1")
+    assert crew.states() == {"idle": 1, "busy": 0, "overdue": 0, "wedged": 0}
+
+
 def test_a_worker_that_has_a_successor_never_comes_back_from_being_wedged() -> None:
     crew = threads(spare=0)
     crew.up("w1", 1)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from offloop.orchestration import child as module
-from offloop.orchestration.child import Child, Ending, end_with_parent, name_process, spawn
+from offloop.orchestration.child import Child, Ending, end_with_parent, name_process, spawn, tie
 from offloop.testing.conformance.web_side import eventually
 
 DEADLINE = 10.0
@@ -828,9 +828,17 @@ signal.pause()
 """
 
 
+DEAF = """
+import signal
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGALRM})
+"""
+
+
 @linux
-async def test_a_child_ends_with_its_parent_that_was_killed() -> None:
-    async with spawned(PARENT) as parent:
+@pytest.mark.parametrize("before", ["", DEAF], ids=["", "its parent is deaf to the signals"])
+async def test_a_child_ends_with_its_parent_that_was_killed(before: str) -> None:
+    async with spawned(before + PARENT) as parent:
         grandchild = int(read_line(parent.stdout))
         with ExitStack() as stack:
             pidfd = os.pidfd_open(grandchild)
@@ -844,6 +852,50 @@ async def test_a_child_ends_with_its_parent_that_was_killed() -> None:
 def kill_by(pidfd: int) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+# Hears nothing any more, starts another like it that answers on the socket, and keeps the interpreter to itself.
+STONE_DEAF = f"""
+import os, signal, sys
+from itertools import repeat
+from offloop.orchestration.child import tie
+tie(int(sys.argv[2]))
+os.set_inheritable(int(sys.argv[2]), False)
+for number in signal.valid_signals() - {{signal.SIGKILL, signal.SIGSTOP}}:
+    try: signal.signal(number, lambda *_: None)
+    except OSError: pass  # one of libc's own
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+{LEAVE}
+os.close(int(sys.argv[1]))
+print('up', flush=True)
+sum(repeat(0, 10**12))
+"""
+
+
+@linux
+async def test_a_child_that_is_tied_ends_with_its_tether_and_its_family_with_it(line: Line) -> None:
+    its_end, tether = os.pipe()
+    try:
+        fds = (line.theirs.fileno(), its_end)
+        async with spawned(STONE_DEAF, *map(str, fds), pass_fds=fds) as child:
+            os.close(its_end)
+            line.up()
+            up(child)
+            watched = Watched(child)
+            assert line.answers()
+            assert child.ending is None
+            os.close(tether)
+            assert line.ended()
+            assert await watched.ending() == KILLED
+    finally:
+        with suppress(OSError):
+            os.close(tether)
+
+
+@linux
+async def test_what_cannot_be_tied_runs_on() -> None:
+    async with spawned("import os, sys; from offloop.orchestration.child import tie; tie(99); print('lives')") as child:
+        assert read_all(child.stdout) == "lives\n"
 
 
 IN_CHILD = "from offloop.orchestration.child import end_with_parent, name_process; import os, sys;"
@@ -865,6 +917,7 @@ def test_on_other_systems_a_child_only_looks_whether_its_parent_is_there(monkeyp
     monkeypatch.setattr(sys, "platform", "darwin")
     name_process("offloop-test")
     end_with_parent(os.getppid())
+    tie(-1)
     if Path("/proc/self/comm").exists():
         assert Path("/proc/self/comm").read_text() != "offloop-test\n"
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from offloop.orchestration import output as module
-from offloop.orchestration.output import LAST_LINES, LAST_WORDS, LONGEST, Output
-from offloop.telemetry.forwarding import LARGEST, Forwarder
+from offloop.orchestration.output import LAST_LINES, LAST_WORDS, LONGEST, ROOM, Output
+from offloop.telemetry.forwarding import LARGEST, Forwarder, Logged
 from offloop.testing.conformance.web_side import DEADLINE, eventually, in_threads
 
 
@@ -108,7 +109,8 @@ def rig() -> Iterator[Rig]:
     rig = Rig()
     yield rig
     rig.output.close(DEADLINE)
-    assert not rig.output._thread.is_alive()
+    for thread in (rig.output._thread, rig.output._records._thread, rig.output._news._thread):
+        assert not thread.is_alive()
     for worker in rig.workers:
         worker.end()
     assert open_files() <= before  # fewer where something of an earlier test was collected meanwhile
@@ -346,6 +348,88 @@ def test_a_record_factory_that_raises_stops_nothing(
     assert heard.messages == ["two"]
 
 
+class Stuck(logging.Handler):
+    """Takes its records when it is let, as one does whose disk or network does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        self.took: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entered.set()
+        assert self.go.wait(DEADLINE)
+        self.took.append(record.getMessage())
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    """The handler of `out.stuck`, whose records reach no other."""
+    handler, logger = Stuck(), logging.getLogger("out.stuck")
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield handler
+    handler.go.set()
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def test_a_handler_that_blocks_holds_up_no_line_and_no_news(
+    started: Rig, worker_log: Callable[..., None], stuck: Stuck, heard: Heard
+) -> None:
+    worker_log("out.stuck", logging.ERROR, "one")
+    assert stuck.entered.wait(DEADLINE)
+    (worker,) = started.workers
+    in_threads(lambda: worker.out.write(b"y" * 100 + b"\n" * 2**18))  # more than its pipe holds
+    worker.err.write(b"last words\n")
+    started.output.died(worker.name, "killed")
+    assert heard.until("killed").getMessage().endswith("\n    last words")
+    assert stuck.took == []
+
+
+def framed(logger: str, message: str) -> bytes:
+    """A log record as it is in the pipe."""
+    data = msgspec.msgpack.encode(Logged(logger, logging.ERROR, message, 0.0, "", 0))
+    return len(data).to_bytes(4, "little") + data
+
+
+def test_what_handlers_do_not_take_in_time_is_dropped_and_counted_for_each_worker(
+    started: Rig, stuck: Stuck, heard: Heard
+) -> None:
+    loud, quiet = started.worker(), started.worker()
+    loud.logs.write(framed("out.stuck", "first"))
+    assert stuck.entered.wait(DEADLINE)
+    in_threads(lambda: loud.logs.write(framed("out.stuck", "y" * 2**15) * 100))
+    loud.logs.close()
+    eventually(lambda: len(started.output._workers[loud.name].pipes) == 2, "all of them have been read")
+    quiet.logs.write(framed("out.other", "mine"))
+    quiet.logs.close()
+    eventually(lambda: len(started.output._workers[quiet.name].pipes) == 2, "that one, too")
+    stuck.go.set()
+    assert heard.until("mine").getMessage() == "mine"
+    warning = heard.until("of worker-0 were dropped: they came faster than the handlers here took them")
+    dropped = int(warning.getMessage().split()[0])
+    assert (warning.name, warning.levelno) == ("offloop", logging.WARNING)
+    assert len(stuck.took) + dropped == 101
+    assert (len(stuck.took) - 1) * 2**15 <= ROOM
+    assert len(heard.records) == 2
+
+
+def test_a_death_is_told_after_the_records_of_the_dead_that_wait(
+    started: Rig, stuck: Stuck, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_ORDER_WITHIN", DEADLINE)
+    worker = started.worker()
+    worker.logs.write(framed("out.stuck", "first") + framed("out.other", "before"))
+    assert stuck.entered.wait(DEADLINE)
+    stuck.go.set()
+    worker.end()
+    started.output.died(worker.name, "killed")
+    heard.until("killed")
+    assert heard.messages == ["before", "killed"]
+
+
 @pytest.mark.parametrize("torn", [b"\x03\0\0\0abc", (LARGEST + 1).to_bytes(4, "little")])
 def test_a_torn_log_pipe_is_closed_with_one_warning_and_its_lines_go_on(
     started: Rig, heard: Heard, torn: bytes
@@ -364,6 +448,8 @@ def test_a_torn_log_pipe_is_closed_with_one_warning_and_its_lines_go_on(
     handler.close()
     worker.out.write(b"still\n")
     started.out.until("still\n")
+    heard.until("before")
+    started.output.close(DEADLINE)
     assert len(heard.messages) == 2
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from offloop import errors
@@ -20,13 +22,13 @@ from offloop.events import Events
 from offloop.graph.program import Program
 from offloop.messages import Begun, Envelope, Outcome, Report, WorkerGone, WorkerUp
 from offloop.orchestration import process
-from offloop.orchestration.child import spawn
+from offloop.orchestration.child import Child, Ending, spawn
 from offloop.orchestration.process import ProcessWorkforce
 from offloop.telemetry import forwarding
 from offloop.transports.local.frames import Setup
 from offloop.transports.local.web import LocalTransport
 from tests.e2e.programs import fatal
-from tests.e2e.programs.fatal import FLAG, STARTS
+from tests.e2e.programs.fatal import FLAG, STARTS, STAYS
 from tests.support.gate import Gate, gate_at
 from tests.unit.orchestration.test_child import spawner_leaves
 
@@ -61,11 +63,39 @@ def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flag:
     return Flag(tmp_path / "flag")
 
 
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """All that are spawned."""
+    made: list[Child] = []
+
+    async def spawns(*args: Any, **options: Any) -> Child:
+        made.append(await spawn(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(process, "spawn", spawns)
+    return made
+
+
+def cannot_be_made(setup: Setup) -> Setup:
+    raise TypeError("what a user's code has put there")
+
+
+UNTELLABLE: dict[str, Callable[[Setup], Setup]] = {
+    "made": cannot_be_made,
+    "encoded": lambda setup: msgspec.structs.replace(setup, packages=("\udcff",)),
+}
+
+
 class Force:
-    """A workforce, what it reports, and a way to give its workers something to do."""
+    """A workforce, what it reports, and a way to give its workers something to do.
+
+    Attributes:
+        cannot: makes of what a worker is to be told what it cannot be.
+    """
 
     def __init__(self, count: int = 1, loops: int = 1, **options: Any) -> None:
         self.reports: list[Report] = []
+        self.cannot: Callable[[Setup], Setup] | None = None
         self.came = asyncio.Event()
         self.transport = LocalTransport(asyncio.get_running_loop(), Events(), 2**20)
         self.transport.subscribe(self.receive)
@@ -76,10 +106,11 @@ class Force:
         self._sent = 0
 
     def setup(self, name: str) -> Setup:
-        path = tuple(sys.path)
-        return Setup(
+        path = tuple(map(os.fsencode, sys.path))
+        setup = Setup(
             PROGRAM.packages, path, name, tuple(PROGRAM.endpoints), self.loops, 2**20, False, False, forwarding.levels()
         )
+        return setup if self.cannot is None else self.cannot(setup)
 
     def receive(self, reports: Sequence[Report]) -> None:
         self.reports.extend(reports)
@@ -179,6 +210,32 @@ async def test_a_stop_waits_for_what_runs_and_kills_what_takes_too_long(
     gate.open("stays")
 
 
+async def test_a_stop_does_not_wait_for_a_worker_that_is_stopped_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "LOOK_EVERY", 0.01)
+    async with started() as force:
+        (name,) = force.ups()
+        os.kill(pid_of(name), signal.SIGSTOP)
+        async with asyncio.timeout(DEADLINE):
+            assert await force.workers.stop(3600.0) == 1
+        assert gone(name)
+    assert "was killed: it had been stopped, as by SIGSTOP" in caplog.text
+
+
+async def test_an_end_that_nobody_can_tell_of_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "END_WITHIN", DEADLINE)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with started(2) as force:
+            assert await force.workers.stop(DEADLINE) == 0
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_stop_in_the_middle_of_a_start_ends_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STARTS, "60")
     force = Force(1)
@@ -199,6 +256,29 @@ async def test_a_system_that_gives_no_process_fails_the_start(monkeypatch: pytes
         await force.workers.start()
     assert force.workers._workers == {}
     force.transport.close()
+
+
+async def test_what_a_worker_cannot_be_told_fails_the_start_and_leaves_no_child(children: list[Child]) -> None:
+    force = Force(1)
+    force.cannot = UNTELLABLE["encoded"]
+    with pytest.raises(errors.StartError, match="a worker process could not be started: UnicodeEncodeError: "):
+        await force.workers.start()
+    assert force.workers._workers == {}
+    assert [child.ending for child in children] == [Ending(None, signal.SIGKILL)]
+    force.transport.close()
+
+
+async def test_sockets_of_a_process_that_sets_a_time_limit_for_all_wait_in_its_workers_all_the_same() -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)
+    try:
+        async with started() as force:
+            (name,) = force.ups()
+            for _ in range(2):
+                await force.until(Outcome, rid=force.put(name), reason="ok")
+            assert force.ups() == [name]
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 async def test_a_worker_that_is_not_ready_in_time_fails_the_start_and_says_what_it_did(
@@ -283,6 +363,23 @@ async def test_when_the_system_has_no_process_to_give_it_is_asked_again(
     assert "worker 0 cannot be started, and is tried again in" in caplog.text
 
 
+@pytest.mark.parametrize("what", ["made", "encoded"])
+async def test_when_a_worker_cannot_be_told_what_it_has_to_know_it_is_tried_again(
+    children: list[Child], caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    async with started() as force:
+        (name,) = force.ups()
+        force.cannot = UNTELLABLE[what]
+        os.kill(pid_of(name), signal.SIGKILL)
+        await force.until(WorkerGone, worker="worker-0", cause="start-failed")
+        assert force.workers._workers == {}
+        assert children[-1].ending == Ending(None, signal.SIGKILL)
+        force.cannot = None
+        await force.until(WorkerUp, but=name)
+    assert "worker 0 cannot be started, and is tried again in" in caplog.text
+    assert "Traceback" in caplog.text
+
+
 async def test_a_stop_gives_up_on_those_that_were_to_come(flag: Flag) -> None:
     async with started() as force:
         (name,) = force.ups()
@@ -347,6 +444,43 @@ async def test_a_worker_that_dies_while_its_successor_starts_has_no_second_one(g
     gate.open("dies")
 
 
+@pytest.mark.parametrize("what", ["service", "thread"])
+async def test_a_worker_that_is_to_leave_and_is_kept_from_it_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    monkeypatch.setenv(STAYS, what)
+    monkeypatch.setattr(process, "LOOK_EVERY", 0.01)
+    async with started(max_requests=1, leave_within=0.1) as force:
+        (name,) = force.ups()
+        for generation in range(2):
+            force.put(name)
+            await force.until(WorkerGone, worker=name, cause="recycled")
+            assert gone(name)
+            name = force.ups()[-1]
+            assert len(force.ups()) == generation + 2
+            assert list(force.workers._workers) == [name]
+    assert caplog.text.count("was killed: it was to be recycled, had nothing left to do, and did not end") == 2
+
+
+async def test_a_worker_that_is_to_leave_may_take_its_time_for_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setenv(STAYS, "thread")
+    monkeypatch.setattr(process, "LOOK_EVERY", 3600.0)
+    async with started(max_requests=2, leave_within=0.0) as force:
+        (name,) = force.ups()
+        running, waiting = force.put(name, name="unhurried"), force.put(name)
+        await force.until(WorkerUp, but=name)
+        await asyncio.to_thread(gate.wait, "unhurried")
+        force.workers._look()
+        assert not force.workers._workers[name].killed
+        gate.open("unhurried")
+        for rid in (running, waiting):
+            await force.until(Outcome, rid=rid, reason="ok")
+        force.workers._look()
+        await force.until(WorkerGone, worker=name, cause="recycled")
+
+
 # ---- looks
 
 
@@ -390,7 +524,34 @@ async def test_what_cannot_be_understood_ends_its_worker(caplog: pytest.LogCaptu
     assert "was killed: what it sent could not be understood; it was running garble (rid-1)" in caplog.text
 
 
+async def test_a_worker_that_is_ready_twice_is_out_of_its_mind(caplog: pytest.LogCaptureFixture, gate: Gate) -> None:
+    async with started() as force:
+        (name,) = force.ups()
+        force.put(name, "garble", how="ready again", name="ready again")
+        await force.until(WorkerGone, worker=name, cause="garbled")
+        up = await force.until(WorkerUp, but=name)
+        assert force.ups() == [name, up.worker]
+    assert "is killed: it sent a Ready though it was ready" in caplog.text
+
+
 # ---- what is said
+
+
+async def test_a_worker_that_cannot_start_has_its_own_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    force = Force(1)
+    force.cannot = lambda setup: msgspec.structs.replace(
+        setup, packages=("tests.e2e.programs.broken",), endpoints=("score",)
+    )
+    line = "a service could not be built: FileNotFoundError: the model's file is missing"
+    with pytest.raises(errors.StartError, match=line):
+        await force.workers.start()
+    (record,) = [record for record in caplog.records if "cannot start" in record.getMessage()]
+    said, *trace = record.getMessage().splitlines()
+    assert said.endswith(f"cannot start: {line}")
+    assert trace[0] == "Traceback (most recent call last):"
+    assert any("broken.py" in text for text in trace)
+    assert trace[-1] == "FileNotFoundError: the model's file is missing"
+    force.transport.close()
 
 
 async def test_the_log_tells_of_starts_at_debug_and_of_readiness_at_info(caplog: pytest.LogCaptureFixture) -> None:

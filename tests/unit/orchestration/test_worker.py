@@ -22,7 +22,7 @@ from offloop.messages import Envelope, Outcome, Withdrawn
 from offloop.orchestration.child import Child, Ending, spawn
 from offloop.orchestration.process import HOME
 from offloop.orchestration.worker import CODE, Place
-from offloop.telemetry.forwarding import Frames, decode
+from offloop.telemetry.forwarding import Frames, decode, record_of
 from offloop.transports.local.frames import (
     Answers,
     Cancel,
@@ -58,8 +58,9 @@ def gate() -> Iterator[Gate]:
 
 
 SETUP = Setup(
-    packages=(fatal.__name__,), path=tuple(sys.path), name="worker-0:1", endpoints=tuple(FATAL.endpoints), loops=1,
-    max_reply=10_000, gc_freeze=True, debug=False, levels={"": logging.WARNING},
+    packages=(fatal.__name__,), path=tuple(map(os.fsencode, sys.path)), name="worker-0:1",
+    endpoints=tuple(FATAL.endpoints), loops=1, max_reply=10_000, gc_freeze=True, debug=False,
+    levels={"": logging.WARNING},
 )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ class Hand:
         data = b""
         while select.select([self.logs], [], [], 0)[0] and (read := os.read(self.logs, 2**16)):
             data += read
-        return [decode(frame, "worker-0", self.child.pid) for frame in Frames().feed(data)]
+        return [record_of(decode(frame), "worker-0", self.child.pid) for frame in Frames().feed(data)]
 
     def printed(self) -> str:
         """What is there on stderr."""
@@ -135,17 +136,19 @@ async def worker(setup: Setup | None = SETUP, **env: str) -> AsyncIterator[Hand]
         for line in (work, control):
             line.settimeout(DEADLINE)
         logs, its_logs = os.pipe()
+        its_tether, tether = os.pipe()
         memory = shared_memory(PLACES)
         table = Table(memory)
-        fds = (its_work.fileno(), its_control.fileno(), memory, its_logs)
+        fds = (its_work.fileno(), its_control.fileno(), memory, its_logs, its_tether)
         args = map(str, Place(os.getpid(), 0, *fds))
         child = await spawn(CODE, HOME, *args, pass_fds=fds, env={**os.environ, "OFFLOOP_WORKER_INDEX": "0", **env})
         its_work.close()
         its_control.close()
         os.close(memory)
         os.close(its_logs)
+        os.close(its_tether)
         stack.callback(table.close)
-        for fd in (logs, child.stdout, child.stderr):
+        for fd in (logs, child.stdout, child.stderr, tether):
             stack.callback(os.close, fd)
         for line in (work, control):
             stack.callback(line.close)
@@ -175,7 +178,7 @@ def module(tmp_path: Path) -> Callable[[str], Setup]:
 
     def write(text: str) -> Setup:
         (tmp_path / "written.py").write_text(text)
-        return but(packages=("written",), path=(*SETUP.path, str(tmp_path)), endpoints=())
+        return but(packages=("written",), path=(*SETUP.path, os.fsencode(tmp_path)), endpoints=())
 
     return write
 
@@ -193,6 +196,15 @@ async def test_it_says_what_it_does_until_it_is_ready_and_then_serves() -> None:
         assert outcome.worker == "worker-0:1"
         assert outcome.last
         assert before <= hand.table[0] == outcome.begun_at <= outcome.ended_at <= monotonic()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder's name is text")
+async def test_a_program_may_lie_in_a_folder_whose_name_is_no_text(module: Callable[[str], Setup]) -> None:
+    setup = module("from offloop import endpoint\n@endpoint()\ndef echo(n: int) -> int:\n    return n\n")
+    *before, folder = setup.path
+    os.rename(folder, folder + b"\xe9")  # noqa: PTH104  (a Path is not made of bytes)
+    async with worker(msgspec.structs.replace(setup, path=(*before, folder + b"\xe9"))) as hand:
+        await hand.hear(Ready)
 
 
 FAILURES = [
@@ -238,7 +250,7 @@ async def test_what_comes_before_the_setup_ends_it() -> None:
 
 
 async def test_a_parent_that_has_gone_before_it_came_is_no_parent() -> None:
-    child = await spawn(CODE, HOME, *map(str, Place(1, 0, 0, 0, 0, 0)), pass_fds=(), env=os.environ)
+    child = await spawn(CODE, HOME, *map(str, Place(1, 0, 0, 0, 0, 0, 0)), pass_fds=(), env=os.environ)
     ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
     child.watch(ended.set_result)
     async with asyncio.timeout(DEADLINE):
@@ -281,7 +293,8 @@ async def test_nodes_find_a_world_like_the_web_process_and_signals_to_all_pass_o
         hand.tell(Work(0, 1, envelope))
         outcome = await hand.hear(Outcome)
         assert said(outcome) == {
-            "argv": "['-c']", "index": "0", "group": "True", "main": "True", "last": setup.path[-1], "web": "False",
+            "argv": "['-c']", "index": "0", "group": "True", "main": "True", "web": "False",
+            "last": os.fsdecode(setup.path[-1]),
         }  # fmt: skip
         hand.tell(Stop())
         told = [(record.name, record.getMessage(), record.__dict__.get("n")) for record in await hand.records()]

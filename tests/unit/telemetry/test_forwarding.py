@@ -16,7 +16,7 @@ import pytest
 from offloop.context import running
 from offloop.messages import Envelope
 from offloop.telemetry import forwarding, logs
-from offloop.telemetry.forwarding import DISABLED, LARGEST, LONGEST, Forwarder, Frames, Logged, decode
+from offloop.telemetry.forwarding import DISABLED, LARGEST, LONGEST, Forwarder, Frames, Logged, decode, record_of
 from offloop.testing.conformance.web_side import in_threads
 
 SMALL_PIPE = 4096
@@ -43,7 +43,7 @@ class Pipe:
                 data += more
         except BlockingIOError:
             pass
-        return [decode(frame, "worker-3", 4711) for frame in self.frames.feed(data)]
+        return [record_of(decode(frame), "worker-3", 4711) for frame in self.frames.feed(data)]
 
     def drain(self) -> list[logging.LogRecord]:
         """All records, those that are still owed included."""
@@ -328,8 +328,9 @@ def test_more_extra_fields_than_a_frame_may_hold_are_left_out() -> None:
     finally:
         os.close(read)
     (body,) = Frames().feed(frame)
-    assert decode(body, "w", 1).getMessage() == "so\n… its extra fields are left out: too large …"
-    assert not hasattr(decode(body, "w", 1), "field0")
+    logged = decode(body)
+    assert logged.message == "so\n… its extra fields are left out: too large …"
+    assert logged.extras == {}
 
 
 # ---- the reading end
@@ -344,7 +345,7 @@ def body(**fields: Any) -> bytes:
 @pytest.mark.parametrize("torn", [b"", body()[:-1], body() + b"\0", b"\xc1", body(message=3), body(extras={"a": [1]})])
 def test_what_is_no_record_is_refused(torn: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        decode(torn, "w", 1)
+        decode(torn)
 
 
 def test_frames_come_out_whole_however_they_are_read() -> None:
@@ -376,7 +377,7 @@ def test_the_web_processes_own_record_factory_has_its_part() -> None:
 
     logging.setLogRecordFactory(theirs)
     try:
-        record = decode(body(), "w", 1)
+        record = record_of(decode(body()), "w", 1)
     finally:
         logging.setLogRecordFactory(before)
     assert record.hostname == "web-1"  # type: ignore[attr-defined]
@@ -416,6 +417,12 @@ def test_levels_are_those_of_the_root_and_of_loggers_that_have_their_own() -> No
         "fwd.silent": DISABLED,
     }
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(told)) == told
+
+
+@pytest.mark.usefixtures("loggers")
+def test_a_logger_whose_name_is_no_text_can_be_told_of() -> None:
+    logging.getLogger("caf\udce9").setLevel(logging.ERROR)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(forwarding.levels()))["caf\\udce9"] == logging.ERROR
 
 
 @pytest.mark.usefixtures("loggers")
@@ -489,7 +496,7 @@ def test_a_nodes_fork_writes_to_stderr_and_leaves_the_pipe_alone() -> None:
         worker.communicate()
         os.close(read)
     frames = Frames()
-    (record,) = (decode(frame, "w", 1) for frame in frames.feed(data))
+    (record,) = (record_of(decode(frame), "w", 1) for frame in frames.feed(data))
     assert record.getMessage().startswith("xxx")
     assert not frames._read
     assert err == "from the child\n"

@@ -70,7 +70,7 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
 
     Attributes:
         packages: the user's, to import.
-        path: `sys.path` of the web process.
+        path: `sys.path` of the web process, as the system writes it: a folder's name need not be text.
         name: the worker's, in reports.
         endpoints: that the web process serves; the worker's program must have them.
         loops: how many.
@@ -80,7 +80,7 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
     """
 
     packages: tuple[str, ...]
-    path: tuple[str, ...]
+    path: tuple[bytes, ...]
     name: str
     endpoints: tuple[str, ...]
     loops: int

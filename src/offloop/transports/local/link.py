@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from offloop.transports.local.frames import Answers, Cancel, Grant, Reader, Said, Setup, Sit, Stop, Withdraw, plain
+from offloop.transports.local.frames import Answers, Cancel, Grant, Reader, Said, Sit, Stop, Withdraw, plain
 from offloop.transports.local.table import Table
 
 AT_ONCE = 512
@@ -62,10 +62,14 @@ class Outbox:
         self._rest: list[memoryview] = []  # begun, and to be finished
         self._orders = 0
 
-    def order(self, what: Setup | Stop | Withdraw | Cancel | Grant | Sit) -> None:
+    def order(self, what: Stop | Withdraw | Cancel | Grant | Sit) -> None:
         """Send something that is not a request, behind all that is here, at once."""
+        self.tell(plain(what))
+
+    def tell(self, frame: list[bytes]) -> None:
+        """The same, encoded already."""
         self._orders -= 1  # no request has such a number
-        self.unsent[self._orders] = plain(what)
+        self.unsent[self._orders] = frame
         self.push()
 
     def send(self, number: int, pieces: list[bytes]) -> None:

@@ -30,6 +30,7 @@ from offloop.transports.local.frames import (
     Stop,
     Withdraw,
     Worn,
+    plain,
     work,
 )
 from offloop.transports.local.link import Attendant, Held, Link
@@ -73,12 +74,14 @@ class LocalTransport:
     def attach(
         self, name: str, work: socket.socket, control: socket.socket, table: Table, setup: Setup, attendant: Attendant
     ) -> None:
-        """Take a worker's sockets, tell it what it has to know, and listen to it."""
+        """Take a worker's sockets, tell it what it has to know, and listen to it; if this raises, none of it."""
+        told = plain(setup)
         for line in (work, control):
             line.setblocking(False)
-        link = self._links[name] = Link(self._loop, name, work, control, table, attendant, self._max_report)
+        link = Link(self._loop, name, work, control, table, attendant, self._max_report)
         self._loop.add_reader(work.fileno(), self._readable, link)
-        link.work.order(setup)
+        self._links[name] = link
+        link.work.tell(told)
 
     def limit(self, name: str, requests: int) -> None:
         """Tell its attendant when it has been handed so many."""
@@ -105,6 +108,11 @@ class LocalTransport:
         """How many requests it runs, wherever it has them from."""
         link = self._links[name]
         return len(self.running(name)) if link.handed else sum(map(bool, link.table))
+
+    def rests(self, name: str) -> bool:
+        """Whether it has nothing to do, wherever it has its work from."""
+        link = self._links[name]
+        return not (link.holds if link.handed else any(link.table))
 
     def handed(self, name: str) -> int:
         """How many requests it was handed so far; of those it has taken elsewhere, those that it runs now."""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def setup(name: str) -> Setup:
-    return Setup(("program",), ("/somewhere",), name, ("read",), 1, 2**20, True, False, {"": 20})
+    return Setup(("program",), (b"/somewhere",), name, ("read",), 1, 2**20, True, False, {"": 20})
 
 
 def envelope(rid: str = "r1", payload: bytes = b"{}", **fields: object) -> Envelope:

@@ -364,6 +364,7 @@ async def test_begun_is_reported_and_told_once_with_its_time(web: Web) -> None:
         Event(t=12.25, kind=kind, rid="r1", endpoint="read", attempt=2, deadline=FAR, worker=NAME) for kind in kinds
     ]
     assert web.transport.running(NAME) == ["read (r1)"]
+    assert not web.transport.rests(NAME)
 
 
 async def test_a_last_outcome_says_itself_that_it_had_begun(web: Web) -> None:
@@ -380,6 +381,16 @@ async def test_a_last_outcome_says_itself_that_it_had_begun(web: Web) -> None:
     assert (finish.outcome, finish.size, finish.worker, finish.attempt) == ("ok", 6, NAME, 1)
     assert len(web.link().places) == 17
     assert web.transport.running(NAME) == []
+    assert web.transport.rests(NAME)
+
+
+async def test_a_worker_that_takes_its_work_elsewhere_rests_when_its_table_is_empty(web: Web) -> None:
+    worker = web.worker()
+    assert web.transport.rests(NAME)
+    worker.table[0] = FAR
+    assert not web.transport.rests(NAME)
+    worker.table[0] = 0.0
+    assert web.transport.rests(NAME)
 
 
 async def test_chunks_and_an_early_outcome_come_after_begun_and_the_end_is_told_once(web: Web) -> None:
