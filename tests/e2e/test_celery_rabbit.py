@@ -375,6 +375,41 @@ def test_what_a_killed_worker_had_begun_is_lost_soon_and_what_it_had_fetched_run
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.slow)])
+def test_what_a_worker_that_is_cut_off_holds_runs_elsewhere_and_not_there_as_well(
+    url: str, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path, pool: Pool
+) -> None:
+    """It is well, and does not know: when it is let on, and the broker is there again, it goes on with what it has."""
+    record, marked = tmp_path / "begun", f"celery+{url}"
+    alone: dict[str, Any] = {"pool": pool, "concurrency": 1, RECORD: record}
+    with a_place(url) as place, proxy(place.address.port) as way:
+        cut = f"celery+amqp://guest:guest@127.0.0.1:{way.port}//"
+        with (
+            celery(cut, place.namespace, "--prefetch-multiplier", "4", **alone) as worker,
+            web(marked, place.namespace) as process,
+        ):
+            wait_served(process)
+            running = callers.submit(post, process, "/patient", name="hold", number=1)
+            gate.wait("hold")
+            fetched = [callers.submit(post, process, "/patient", number=number) for number in (2, 3)]
+            wait_until(lambda: depth(process) == 2 and waiting(place) == 0, "they are fetched")
+            ended = worker.log.count("succeeded in")
+            way.refuse()
+            with celery(marked, place.namespace, **alone) as other:
+                assert said(running.result()) == LOST
+                answers = [each.result() for each in fetched]
+                assert [said(each) for each in answers] == [OK] * 2
+                runs = other.children() or {other.process.pid}
+                assert {each.json()["pid"] for each in answers} <= runs
+                assert other.stop() == 0
+            way.heal()
+            gate.open("hold")
+            expected = 3 if pool == "threads" else 1  # of a prefork pool Celery takes back what waits in it
+            wait_until(lambda: worker.log.count("succeeded in") >= ended + expected, "it has gone on", 30)
+            wait_served(process)
+        assert {number: count for number, count in Counter(numbers(record)).items() if number} == {1: 1, 2: 1, 3: 1}
+
+
 @pytest.mark.slow
 def test_a_killed_worker_without_another_is_answered_for_by_the_deadline(
     url: str, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path

@@ -35,6 +35,7 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
         expires: the deadline, in seconds of the broker's clock.
         fingerprint: of its endpoint as the web process knows it.
         again: whether it may begin more than once.
+        gate: by which its beginning is told, for a broker that needs to be told where.
         envelope: its own `deadline` means nothing on another host, and is 0.
     """
 
@@ -42,6 +43,7 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: str
     again: bool
     envelope: Envelope
+    gate: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):

@@ -22,7 +22,7 @@ from offloop.ingress.ids import epoch_of
 from offloop.transports.celery.ends import Claim, User
 from offloop.transports.celery.letters import CONTENT_ENCODING, CONTENT_TYPE, Letter, queue_of
 from offloop.transports.celery.recent import Recent
-from offloop.transports.parcels import NotOurs, Order, Refusals, Returned, Seal, orders
+from offloop.transports.parcels import NotOurs, Order, Parcel, Refusals, Returned, Seal, orders
 from offloop.transports.redis.link import BELIEVED, Link
 from offloop.transports.redis.names import INBOX_LIVES, Names
 from offloop.transports.redis.scripts import hash_of
@@ -134,9 +134,10 @@ class RedisBroker:
         """The list that is a queue."""
         return self._prefix + name
 
-    def begun(self, rid: str, attempt: int) -> str:
-        """The key that says who has begun it."""
-        return f"{self.names.namespace}:begun:{rid}:{attempt}"
+    def begun(self, rid: str, attempt: int, *, again: bool) -> str:
+        """The key that says who has begun it: this attempt, or any where only one may begin."""
+        key = f"{self.names.namespace}:begun:{rid}"
+        return f"{key}:{attempt}" if again else key
 
     def web_end(
         self, epoch: str, pools: set[str | None], keys: Sequence[str], clock: Clock, user: User, largest: int
@@ -206,6 +207,16 @@ class RedisWebEnd:
     def is_up(self) -> bool:
         return self._link.is_up
 
+    @property
+    def gate(self) -> str:
+        return ""
+
+    def knows(self, rid: str) -> bool:
+        return rid in self._sent
+
+    def shut(self, done: Callable[[], None]) -> None:
+        """There is none: it is judged by a key."""
+
     async def connect(self) -> None:
         await self._link.connect()
 
@@ -237,7 +248,7 @@ class RedisWebEnd:
             answered(letter, fault)
 
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
-        keys = [self._place.begun(claim.rid, claim.attempt) for claim in claims]
+        keys = [self._place.begun(claim.rid, claim.attempt, again=claim.again) for claim in claims]
         kept = (kept_for(claim.left) for claim in claims)
         command: Command = ("EVALSHA", hash_of(WITHDRAW), len(keys), *keys, *kept)
 
@@ -334,13 +345,19 @@ class RedisWorkerEnd:
 
     # ---- what is said
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
+        rid, attempt, expires = parcel.envelope.rid, parcel.envelope.attempt, parcel.expires
         inbox = self._place.names.inbox(epoch_of(rid))
         kept = kept_for(expires - self.broker_time(self._clock()))
         fields = self._seal.write(inbox, begun)
         # A mark of this very call: this process may be given the same request again.
         who = f"{self._name} {token_hex(4)}"
-        asked: Command = ("EVALSHA", hash_of(BEGIN), 2, self._place.begun(rid, attempt), inbox, who)
+        key = self._place.begun(rid, attempt, again=parcel.again)
+        asked: Command = ("EVALSHA", hash_of(BEGIN), 2, key, inbox, who)
         before = ""
         while True:
             try:

@@ -77,6 +77,7 @@ class Desk:
 
         Args:
             queue: where it lay, which its signature vouches for.
+            redelivered: the broker has given it to somebody before.
 
         Raises:
             OSError: the broker is gone.
@@ -89,6 +90,11 @@ class Desk:
             self._refusals.add(fault)
             return None
         envelope = parcel.envelope
+        if redelivered and not self._end.remembers:
+            # Who asked can tell what had begun, and see to it that what had not does not any more.
+            lost = Outcome(envelope.rid, WorkerLost.reason, attempt=envelope.attempt, started=None)
+            self._end.tell(envelope.rid, lost, heard=True)
+            return None
         if self._fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through.
             self._end.tell(envelope.rid, Requeued(envelope.rid, envelope.attempt), heard=True)
@@ -101,7 +107,7 @@ class Desk:
             return None
         return CeleryDelivery(
             msgspec.structs.replace(envelope, deadline=deadline),
-            lambda mine: self._begins(mine, parcel.expires, redelivered),
+            lambda mine: self._begins(mine, parcel),
         )
 
     def _first_time(self, envelope: Envelope) -> bool:
@@ -112,10 +118,10 @@ class Desk:
             self._opened.add(attempt)
         return not known
 
-    def _begins(self, envelope: Envelope, expires: float, redelivered: bool) -> bool:
+    def _begins(self, envelope: Envelope, parcel: Parcel) -> bool:
         """Whether it may: it is asked for, in time, and nobody has begun it before."""
         begun = Begun(envelope.rid, envelope.attempt, self._name, self._end.broker_time(self._clock()))
-        why = self._end.begin(envelope.rid, envelope.attempt, expires, begun, redelivered)
+        why = self._end.begin(parcel, begun)
         if why:
             log.debug("a request is not begun (%s): %s", envelope.rid, why)
         return not why

@@ -265,14 +265,15 @@ class RedisTransport(BrokeredTransport[SentEntry]):
             return msgspec.structs.replace(outcome, started=True)  # here it is known
         return outcome
 
-    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> None:
+    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> Report:
         """It lies there under another id, which the script that put it there has told beside the report. The same
         attempt, where a worker has given it back unbegun.
         """
         sent = self._sent.get(report.rid)
         if sent is None or report.attempt < sent.attempt:
-            return
+            return report
         sent.attempt, sent.worker, sent.chunks, sent.lost = report.attempt, "", 0, False
         sent.id = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"i")
         if sent.cancelled or sent.asked:
             self._recall(sent)
+        return report

@@ -75,9 +75,18 @@ def side(redis: Broker) -> Iterator[WorkerSide]:
     side.close()
 
 
-def begins(end: RedisWorkerEnd, rid: str = RID, *, left: float = 10.0, attempt: int = 1, name: str = "worker-0") -> str:
-    expires = end.broker_time(monotonic()) + left
-    return end.begin(rid, attempt, expires, Begun(rid, attempt, name, 1.0), redelivered=False)
+def begins(
+    end: RedisWorkerEnd,
+    rid: str = RID,
+    *,
+    left: float = 10.0,
+    attempt: int = 1,
+    name: str = "worker-0",
+    again: bool = True,
+) -> str:
+    envelope = Envelope(rid=rid, endpoint="read", payload=b"", deadline=0.0, attempt=attempt)
+    parcel = Parcel(end.broker_time(monotonic()) + left, "print", again, envelope)
+    return end.begin(parcel, Begun(rid, attempt, name, 1.0))
 
 
 @pytest.fixture
@@ -99,6 +108,18 @@ def test_what_begins_is_told_before_it_does_and_once(side: WorkerSide, end: Redi
     assert begins(other, name="worker-1") == "begun before"
     assert begins(other, attempt=2, name="worker-1") == ""
     assert len(side.came()) == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_of_what_may_begin_once_one_attempt_does_whichever_comes_first(
+    side: WorkerSide, end: RedisWorkerEnd, first: int, second: int
+) -> None:
+    """A process that was taken for dead may hold the one while another is given the other."""
+    other = side.end("worker-1")
+    other.local_time(0.0)
+    assert begins(end, attempt=first, again=False) == ""
+    assert begins(other, attempt=second, name="worker-1", again=False) == "begun before"
+    assert len(side.came()) == 1
 
 
 def test_what_is_late_or_for_nobody_does_not_begin(side: WorkerSide, end: RedisWorkerEnd) -> None:

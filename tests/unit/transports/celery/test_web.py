@@ -346,7 +346,7 @@ async def test_what_was_lost_before_it_began_is_sent_again(place: Place, endpoin
     place.news()
     place.came(Outcome("r1", "worker-lost"))
     await turn()
-    assert place.news() == [Requeued("r1", 2)]
+    assert place.news() == [Requeued("r1", 2, begun=False)]
     assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r1.2"]
     parcel = parcel_of(place.end.letters[1])
     assert (parcel.envelope.attempt, parcel.envelope.payload, parcel.expires) == (2, b"body", 1110.0)
@@ -394,6 +394,118 @@ async def test_what_nobody_waits_for_or_what_streams_is_not_sent_again(
     assert len(place.end.letters) == 1
 
 
+TWICE = Outcome("r1", "worker-lost", started=None)
+"""The broker has given it out a second time."""
+
+
+async def test_what_was_given_out_twice_goes_out_again_once_nobody_can_begin_it(place: Place) -> None:
+    await place.put(payload=b"body")
+    await place.put("r2")
+    await place.put("busy")
+    place.came(begun("busy"))
+    place.news()
+    place.came(TWICE)
+    place.came(msgspec.structs.replace(TWICE, rid="r2"))
+    await turn()
+    assert (len(place.end.shuts), len(place.end.letters), place.news()) == (1, 3, [])
+    await place.put("r3")
+    place.news()
+    place.end.shuts[0]()
+    assert place.news() == [Requeued("r1", 2, begun=False), Requeued("r2", 2, begun=False)]
+    assert [letter.headers["id"] for letter in place.end.letters[3:]] == ["r3.1", "r1.2", "r2.2"]
+    assert [parcel_of(letter).gate for letter in place.end.letters] == ["gate 0"] * 3 + ["gate 1"] * 3
+    place.came(TWICE)  # of the first attempt, which is nobody's any more
+    assert len(place.end.shuts) == 1
+
+
+async def test_what_waits_by_the_same_gate_goes_out_again_with_it(place: Place) -> None:
+    await place.put()
+    await place.put("r2", endpoint="again")
+    await place.put("left")
+    place.web.cancel("left")
+    await turn()
+    place.news()
+    place.came(TWICE)
+    place.end.shuts[0]()
+    assert [letter.headers["id"] for letter in place.end.letters[3:]] == ["r1.2", "r2.2"]
+    assert Withdrawn("left", begun=False) in place.news()
+    for attempt in (2, 3, 4):  # it has begun in none so far
+        place.came(begun("r2", attempt), Outcome("r2", "worker-lost", attempt=attempt))
+    await turn()
+    assert [letter.headers["id"] for letter in place.end.letters[5:]] == ["r2.3", "r2.4"]
+
+
+async def test_what_begins_before_its_gate_is_shut_is_lost_and_not_sent_again(place: Place) -> None:
+    await place.put()
+    place.came(TWICE)
+    place.came(begun("r1"))
+    place.news()
+    place.end.shuts[0]()
+    assert place.news() == [Outcome("r1", "worker-lost", started=True)]
+    assert len(place.end.letters) == 1
+
+
+async def test_what_was_being_asked_for_is_left_to_that(place: Place) -> None:
+    await place.put()
+    place.web.withdraw("r1")
+    await turn()
+    place.came(TWICE)
+    place.news()
+    place.end.shuts[0]()
+    assert (place.news(), len(place.end.letters)) == ([], 1)
+    place.end.claims[0][1]([""])
+    assert place.news() == [Withdrawn("r1", begun=False)]
+
+
+@pytest.mark.parametrize("lost", [Outcome("r1", "worker-lost"), TWICE], ids=["killed", "given out twice"])
+async def test_where_a_beginning_may_have_been_lost_only_what_may_begin_again_does(place: Place, lost: Outcome) -> None:
+    await place.put()
+    await place.put("r2", endpoint="again")
+    place.end.lost = {"r1", "r2"}
+    place.news()
+    place.came(lost, msgspec.structs.replace(lost, rid="r2"))
+    await turn()
+    assert place.news() == [Outcome("r1", "worker-lost", started=None), Requeued("r2", 2, begun=None)]
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r2.1", "r2.2"]
+    assert place.end.shuts == []
+
+
+async def test_a_gate_that_was_being_shut_when_the_connection_broke_leaves_a_doubt(place: Place) -> None:
+    await place.put()
+    await place.put("r2", endpoint="again")
+    place.came(TWICE)
+    place.end.fall()
+    place.end.lost = {"r1", "r2"}
+    place.news()
+    place.end.rise()
+    assert place.news() == [
+        Linked(True), Outcome("r1", "worker-lost", started=None), Requeued("r2", 2, begun=None),
+    ]  # fmt: skip
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r2.1", "r2.2"]
+
+
+async def test_a_late_copy_knows_nothing_of_a_later_attempt_whose_beginning_may_be_lost(place: Place) -> None:
+    await place.put(endpoint="again")
+    place.came(begun("r1"), Outcome("r1", "worker-lost"))
+    place.end.lost = {"r1"}
+    place.news()
+    place.came(Withdrawn("r1", begun=False))
+    assert place.news() == []
+
+
+async def test_a_loss_while_nothing_can_be_sent_is_the_end_and_says_whether_it_had_begun(place: Place) -> None:
+    for rid in ("r1", "r2"):
+        await place.put(rid, endpoint="again")
+    place.came(begun("r1"))
+    place.end.fall()
+    place.news()
+    place.came(Outcome("r1", "worker-lost"), Outcome("r2", "worker-lost"))
+    await turn()
+    assert place.news() == [
+        Outcome("r1", "worker-lost", started=True), Outcome("r2", "worker-lost", started=False),
+    ]  # fmt: skip
+
+
 async def test_a_loss_that_is_told_twice_counts_once(place: Place) -> None:
     await place.put(endpoint="again")
     place.came(begun("r1"), Outcome("r1", "worker-lost"), Outcome("r1", "worker-lost"))
@@ -409,7 +521,29 @@ async def test_what_a_worker_hands_back_goes_out_again_in_a_moment(place: Place)
     place.came(Requeued("r1", 1))
     assert len(place.end.letters) == 1
     await until(lambda: len(place.end.letters) == 2)
-    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1"] * 2
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r1.2"]
+    assert Requeued("r1", 2, begun=False) in place.news()
+
+
+async def test_what_is_handed_back_is_sent_once_however_often_that_is_told(place: Place) -> None:
+    """A worker tells it again where it did not hear that the broker had it."""
+    await place.put()
+    place.came(Requeued("r1", 1), Requeued("r1", 1))
+    await until(lambda: len(place.end.letters) == 2)
+    place.came(Requeued("r1", 1))
+    place.came(Requeued("r1", 2))
+    await until(lambda: len(place.end.letters) == 3)
+    assert [letter.headers["id"] for letter in place.end.letters] == ["r1.1", "r1.2", "r1.3"]
+
+
+async def test_what_is_handed_back_often_may_still_begin_as_often_as_any(place: Place) -> None:
+    await place.put(endpoint="again")
+    for attempt in (1, 2, 3, 4):
+        place.came(Requeued("r1", attempt))
+        await until(lambda: len(place.end.letters) == attempt + 1)  # noqa: B023
+    place.came(begun("r1", 5), Outcome("r1", "worker-lost", attempt=5))
+    await turn()
+    assert len(place.end.letters) == 6
 
 
 async def test_what_was_handed_back_and_is_taken_back_meanwhile_stays_so(place: Place) -> None:
