@@ -407,6 +407,27 @@ def test_without_queues_named_it_takes_from_theirs_and_ours(redis: Broker, shop:
         assert shop.add.delay(1, 2).get(timeout=20) == 3
 
 
+def test_a_worker_for_their_own_tasks_has_nothing_of_ours_until_it_is_told_to(
+    redis: Broker, gate: Gate, shop: ModuleType
+) -> None:
+    """It may have nothing that the program needs; `celery control` may give it our queue later, and take it again."""
+    name, url = "later", f"celery+{redis.url}"
+    options = {"app": THEIRS, "TEST_CELERY": redis.url, "TEST_TOOL": "told"}
+    with celery(url, name, "-Q", "shop", concurrency=1, **options) as worker, web(url, name) as process:
+        assert shop.add.delay(1, 2).get(timeout=20) == 3
+        assert redis.keys(f"{name}:workers:*") == redis.keys(f"{name}:orders:*") == []
+        assert not [note for note in gate.notes if note.startswith("tool made")]
+        told = {"destination": [worker.name], "reply": True, "timeout": 10}
+        shop.app.control.add_consumer(name, **told)
+        wait_idle(process, 1)
+        assert said(post(process, "/patient"))[1] == "ok"
+        (pid,) = worker.children()
+        gate.wait_note(f"tool made in {pid}")
+        shop.app.control.cancel_consumer(name, **told)
+        wait_idle(process, 0)
+        redis.until(lambda there: not there, "HGETALL", f"{name}:workers:{name}")
+
+
 def test_their_prefix_of_keys_is_kept(redis: Broker) -> None:
     """An app's `global_keyprefix` is in the URL's query: nothing in it says so to kombu otherwise."""
     url = f"celery+{redis.url}?global_keyprefix=shop:"

@@ -56,15 +56,17 @@ def redis() -> Iterator[Broker]:
 
 
 @contextmanager
-def a_site(redis: Broker, folder: Path, pool: Pool = "prefork", *args: str, **more: Any) -> Iterator[Site]:
+def a_site(
+    redis: Broker, folder: Path, pool: Pool = "prefork", *args: str, loops: int = 2, **more: Any
+) -> Iterator[Site]:
     """A web process, and a worker with two loops."""
     url, namespace, record = f"celery+{redis.url}", f"test-{uuid4().hex[:8]}", folder / "begun"
     settings = {"kill_grace": GRACE} | more
     with (
-        celery(url, namespace, *args, pool=pool, **{RECORD: record}, **settings) as worker,
+        celery(url, namespace, *args, pool=pool, concurrency=loops, **{RECORD: record}, **settings) as worker,
         web(url, namespace, **settings) as process,
     ):
-        wait_idle(process, 2)
+        wait_idle(process, loops)
         yield Site(redis, url, namespace, process, worker, record)
 
 
@@ -231,6 +233,26 @@ def test_a_node_that_outlasts_its_deadline_and_the_grace_is_killed_and_replaced(
     site.worker.wait_line(r"Hard time limit \(1\.\d+s\) exceeded")
     whole(site)
     assert said(post(site.web, "/work"))[1] == "ok"
+
+
+def test_the_grace_counts_from_the_deadline_however_long_it_waited(
+    redis: Broker, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """It waits behind another for most of its time, in Celery's hands; then it begins, and does not end."""
+    within, waits = 3.0, 2.0
+    with a_site(redis, tmp_path, loops=1) as site:
+        first = callers.submit(post, site.web, "/patient", name="first")
+        gate.wait("first")
+        asked_at = monotonic()
+        second = callers.submit(post, site.web, "/patient", within, name="second")
+        wait_until(lambda: monotonic() > asked_at + waits, "most of its time has passed")
+        gate.open("first")
+        gate.wait("second")
+        (pid,) = where(gate, "second")
+        assert said(first.result()) == (200, "ok", True)
+        assert said(second.result()) == (504, "deadline-exceeded", True)
+        wait_until(lambda: pid not in site.worker.children(), "it is gone")
+        assert within + GRACE - 0.1 < monotonic() - asked_at < within + GRACE + waits - 0.5
 
 
 @pytest.mark.slow

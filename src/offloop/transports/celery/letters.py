@@ -16,6 +16,8 @@ from offloop.transports.parcels import NotOurs
 
 BESIDE = "offloop"
 """Where a parcel is in the message, and so in a task's request."""
+UNTIL = "offloop_until"
+"""The header that says when whoever still runs it is killed, by the clock that both sides read."""
 CONTENT_TYPE, CONTENT_ENCODING = "application/json", "utf-8"
 
 _json = msgspec.json.Encoder().encode
@@ -89,8 +91,10 @@ class Letters:
         """Where its requests go."""
         return self._made[endpoint][0]
 
-    def write(self, endpoint: str, rid: str, attempt: int, parcel: Sequence[str | bytes], left: float) -> Letter:
-        """Celery's message with a parcel in it; `left`: seconds until the deadline.
+    def write(
+        self, endpoint: str, rid: str, attempt: int, parcel: Sequence[str | bytes], left: float, expires: float
+    ) -> Letter:
+        """Celery's message with a parcel in it; `left`: seconds until the deadline, `expires`: the same as an instant.
 
         Both of Celery's time limits are said, so that an app's own, which are for other tasks, do not hold.
         """
@@ -100,7 +104,7 @@ class Letters:
         limit = round(max(left, 0.0) + self._grace, 3)
         return Letter(
             rid, attempt, queue,
-            {**made.headers, "id": id_, "root_id": id_, "timelimit": [limit, limit]},
+            {**made.headers, "id": id_, "root_id": id_, "timelimit": [limit, limit], UNTIL: expires + self._grace},
             {**made.properties, "correlation_id": id_},
             _json([args, kwargs, {**embed, BESIDE: packed(parcel)}]).decode(),
         )  # fmt: skip

@@ -127,8 +127,10 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         """What its worker is told: the deadline is an instant of the clock that both ends read."""
         endpoint = envelope.endpoint
         sent.gate = self._way.gate
-        fields = self._parcels.write(self._letters.queue(endpoint), self._parcel(envelope, sent.gate))
-        return self._letters.write(endpoint, envelope.rid, envelope.attempt, fields, envelope.deadline - self._clock())
+        parcel = self._parcel(envelope, sent.gate)
+        fields = self._parcels.write(self._letters.queue(endpoint), parcel)
+        left = envelope.deadline - self._clock()
+        return self._letters.write(endpoint, envelope.rid, envelope.attempt, fields, left, parcel.expires)
 
     def _published(self, letter: Letter, fault: str) -> None:
         if self._current(letter.rid, letter.attempt) is None:

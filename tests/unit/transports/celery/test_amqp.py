@@ -133,7 +133,7 @@ class Web:
         return f"{self.epoch}-{self._number:x}-secret"
 
     def letter(self, rid: str = "", size: int = 100, endpoint: str = "echo") -> Letter:
-        return self.letters.write(endpoint, rid or self.rid(), 1, [b"e", b"x" * size], 5.0)
+        return self.letters.write(endpoint, rid or self.rid(), 1, [b"e", b"x" * size], 5.0, time.time() + 5.0)
 
     async def published(self, letters: Sequence[Letter]) -> dict[str, str]:
         """What each was answered, by rid."""

@@ -423,7 +423,7 @@ def test_a_message_is_what_kombu_would_have_put_there(redis: Broker) -> None:
 
     run.apply_async(("read",), queue=queue)
     theirs = json.loads(redis.cli("RPOP", queue))
-    letter = Letters(queue, {"read": None}, 5.0).write("read", RID, 1, ("e", b""), 1.0)
+    letter = Letters(queue, {"read": None}, 5.0).write("read", RID, 1, ("e", b""), 1.0, 101.0)
     ours = json.loads(message_of(letter))
     assert ours.keys() == theirs.keys()
     assert ours["content-type"] == theirs["content-type"]
