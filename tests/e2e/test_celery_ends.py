@@ -352,6 +352,9 @@ def test_a_worker_that_is_killed_whole_is_answered_for_by_the_deadline(
         waiting = callers.submit(post, site.web, "/patient", 10.0, number=3)
         task(site, "waiting")
         site.worker.strike()
+        left = redis.keys(f"{site.namespace}:*")
+        assert f"{site.namespace}:workers:{site.namespace}" in left
+        assert [key for key in left if redis.cli("PTTL", key) == -1] == [], "all of it ends by itself"
         with celery(site.url, site.namespace, pool=pool, **{RECORD: site.record}):
             assert said(waiting.result()) == (200, "ok", True)
             given = given_back(site)

@@ -26,7 +26,7 @@ from offloop.transports.parcels import NotOurs, Order, Parcel, Refusals, Returne
 from offloop.transports.redis.link import BELIEVED, Link
 from offloop.transports.redis.names import INBOX_LIVES, Names
 from offloop.transports.redis.scripts import hash_of
-from offloop.transports.redis.staff import announcement, present
+from offloop.transports.redis.staff import announcement, announcing, forgetting, present
 from offloop.transports.redis.wire import (
     BrokerError,
     Command,
@@ -158,7 +158,8 @@ class RedisWebEnd:
         self._clock = clock
         self._user = user
         self._inbox = place.names.inbox(epoch)
-        self._queues = [queue_of(place.names.namespace, pool) for pool in sorted(pools, key=str)]
+        queues = [queue_of(place.names.namespace, pool) for pool in sorted(pools, key=str)]
+        self._staff = [place.names.workers(queue) for queue in queues]
         self._orders = orders(keys)
         self._sent = Recent()  # of which the broker, if it has forgotten nothing, knows who has begun it
         self._link = Link(place.address, clock, self)
@@ -224,11 +225,12 @@ class RedisWebEnd:
         await self._link.serve()
 
     def look(self) -> None:
-        asked: list[Command] = [("HGETALL", self._place.names.workers(queue)) for queue in self._queues]
-        self._link.ask_together(asked, self._seen)
+        self._link.ask_together([("HGETALL", key) for key in self._staff], self._seen)
 
     def _seen(self, replies: list[Reply]) -> None:
         now = self._link.broker_time(self._clock())
+        for command in forgetting(self._staff, replies, now):
+            self._link.ask(command, passed_over)
         self._user.seen({name: each for reply in replies for name, each in present(reply, now).items()})
 
     def publish(self, letters: Sequence[Letter], answered: Callable[[Letter, str], None]) -> None:
@@ -405,7 +407,8 @@ class RedisWorkerEnd:
         """That this worker is there, for as long as `redis.names.ANNOUNCED` says."""
         self.local_time(0.0)
         value = announcement(self.broker_time(self._clock()), loops, busy)
-        self._exchange([("HSET", self._place.names.workers(queue), self._name, value) for queue in queues])
+        keys = [self._place.names.workers(queue) for queue in queues]
+        self._exchange([command for key in keys for command in announcing(key, (self._name, value))])
 
     def depart(self, queues: Sequence[str]) -> None:
         """That it is there no more."""

@@ -22,7 +22,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, INBOX_LIVES, POOL, Names, worker_of
 from offloop.transports.redis.reaping import GRACE, Reaper
-from offloop.transports.redis.staff import present
+from offloop.transports.redis.staff import forgetting, present
 from offloop.transports.redis.wire import Address, Command, Reply, ReplyError, passed_over
 
 log = logging.getLogger("offloop")
@@ -160,6 +160,8 @@ class RedisTransport(BrokeredTransport[SentEntry]):
 
     def _found(self, replies: list[Reply]) -> None:
         now = self._way.broker_time(self._clock())
+        for command in forgetting([self._names.workers(pool) for pool in self._pools], replies, now):
+            self._way.ask(command, passed_over)
         self.seen({name: each for reply in replies for name, each in present(reply, now).items()})
 
     def came(self, entries: Sequence[Reply]) -> None:

@@ -14,10 +14,11 @@ from celery import Celery
 from offloop.errors import SettingsError
 from offloop.messages import Begun, Chunk, Envelope, Outcome, Taken, Withdrawn
 from offloop.transports.celery.broker import broker_at
-from offloop.transports.celery.letters import Letters
+from offloop.transports.celery.letters import UNTIL, Letters
 from offloop.transports.celery.redis import RedisBroker, RedisWorkerEnd, message_of
 from offloop.transports.celery.worker import CeleryDelivery, Desk
 from offloop.transports.parcels import Cancel, Grant, Parcel, orders, parcels, returns
+from offloop.transports.redis.staff import announcement
 from offloop.transports.redis.wire import Line, address_of
 from tests.support.broker import Broker, broker
 from tests.unit.transports.celery.rig import LIMIT, Cluster, Told, begun, said, sent
@@ -346,6 +347,21 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.to_thread(pause.wait, 0.005)
 
 
+async def test_who_was_killed_long_ago_is_taken_out_of_the_list(cluster: Cluster, redis: Broker) -> None:
+    key, now = cluster.place.names.workers(cluster.place.names.namespace), int(redis.cli("TIME")[0])
+    redis.cli("HSET", key, "old", announcement(now - 100, 2, 1), "late", announcement(now - 5, 2, 1))
+    await cluster.web.staffed(0.05)
+    await asyncio.to_thread(redis.until, lambda names: names == [b"late"], "HKEYS", key)
+
+
+def test_what_is_announced_ends_by_itself(side: WorkerSide, end: RedisWorkerEnd) -> None:
+    end.announce(["ns"], 2, 0)
+    key = side.place.names.workers("ns")
+    assert 0 < side.broker.cli("PTTL", key) <= 63_000
+    end.depart(["ns"])
+    assert side.broker.cli("EXISTS", key) == 0
+
+
 async def test_messages_lie_where_kombu_takes_them_in_order(cluster: Cluster, redis: Broker) -> None:
     told = Told(cluster.web)
     for number in range(3):
@@ -428,7 +444,7 @@ def test_a_message_is_what_kombu_would_have_put_there(redis: Broker) -> None:
     assert ours.keys() == theirs.keys()
     assert ours["content-type"] == theirs["content-type"]
     assert ours["content-encoding"] == theirs["content-encoding"]
-    assert ours["headers"].keys() <= theirs["headers"].keys()
+    assert ours["headers"].keys() - {UNTIL} <= theirs["headers"].keys()
     assert {"lang", "task", "id", "root_id", "argsrepr", "kwargsrepr", "timelimit"} <= ours["headers"].keys()
     ways = {"correlation_id", "delivery_mode", "delivery_info", "priority", "delivery_tag"}
     assert ways <= ours["properties"].keys() <= theirs["properties"].keys() | {"reply_to"}
