@@ -445,7 +445,7 @@ def message_of(letter: Letter) -> Message:
     """As kombu sends one, but that it is not kept on disk: whoever waits for it does not outlive the broker."""
     id_ = letter.properties["correlation_id"]
     written = properties(CONTENT_TYPE, CONTENT_ENCODING, letter.headers, id_, letter.properties.get("reply_to") or "")
-    return Message(letter.queue, letter.body.encode(), written, id_, mandatory=True)
+    return Message(letter.queue, letter.body, written, id_, mandatory=True)
 
 
 class AmqpWorkerEnd:

@@ -193,13 +193,16 @@ def _publish(exchange: str, key: str, mandatory: bool) -> bytes:
     return frame.marshal(commands.Basic.Publish(0, exchange, key, mandatory), MAIN)
 
 
-def written(message: Message, frame_max: int) -> list[bytes]:
+def written(message: Message, frame_max: int) -> list[bytes | memoryview]:
     """A message's frames."""
     exchange, size, most = message.exchange, len(message.body), frame_max - _FRAME.size - len(_END)
     content = _CONTENT.pack(_HEADER, MAIN, 12 + len(message.properties), commands.Basic.frame_id, 0, size)
-    parts = [_publish(exchange, message.key, message.mandatory), content, message.properties, _END]
+    parts: list[bytes | memoryview] = [
+        _publish(exchange, message.key, message.mandatory), content, message.properties, _END,
+    ]  # fmt: skip
+    body = memoryview(message.body)  # of which a part is no copy
     for at in range(0, size, most):
-        part = message.body[at : at + most]
+        part = body[at : at + most]
         parts += (_FRAME.pack(_BODY, MAIN, len(part)), part, _END)
     return parts
 
@@ -266,7 +269,7 @@ class Wire(asyncio.Protocol):
         if self._transport is None or not messages:
             return
         self._begins()
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         for message, told in zip(messages, confirmed, strict=True):
             self._number += 1
             self._unconfirmed[self._number] = message.id, told

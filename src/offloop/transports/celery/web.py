@@ -6,7 +6,8 @@ task of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -24,6 +25,8 @@ from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at who is there."""
+LARGE = 2**18
+"""Bytes of a payload whose message is not written in one go: half a millisecond of the event loop's time."""
 STRANGE = 0.05
 """Seconds, about, before a request goes out once more that a worker gave back: it lacks the endpoint, as during a
 deployment, and another is to have it."""
@@ -38,6 +41,7 @@ class SentTask(Sent, eq=False, kw_only=True):
         suspect: it was given out a second time, and is waited for until nobody can begin it any more.
         started: whether an earlier attempt had begun; None where that cannot be known.
         spent: how many of them had, or have taken their process with them.
+        writing: it is large, and its message is being written: it lies nowhere yet.
     """
 
     envelope: Envelope | None
@@ -45,6 +49,7 @@ class SentTask(Sent, eq=False, kw_only=True):
     suspect: bool = False
     started: bool | None = False
     spent: int = 0
+    writing: bool = False
 
 
 class CeleryTransport(BrokeredTransport[SentTask]):
@@ -80,6 +85,8 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         self._letters = Letters(namespace, {name: target.pool for name, target in targets.items()}, grace)
         self._way = end(self)
         self._random = Random()
+        self._large: deque[tuple[SentTask, int]] = deque()
+        self._writes: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await super().start()
@@ -93,6 +100,9 @@ class CeleryTransport(BrokeredTransport[SentTask]):
     def close(self) -> None:
         """Nothing is taken or delivered any more. Requests that nobody has begun will not be: their inbox is gone."""
         super().close()
+        if self._writes is not None:
+            self._writes.cancel()
+        self._large.clear()
         self._way.close()
 
     # ---- what the broker's end says: `ends.User`
@@ -120,17 +130,86 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         for envelope in envelopes:
             sent = SentTask(envelope.rid, envelope.attempt, envelope.deadline, envelope=envelope)
             self._sent[envelope.rid] = sent
-            letters.append(self._letter(sent, envelope))
-        self._way.publish(letters, self._published)
+            if len(envelope.payload) < LARGE:
+                letters.append(self._letter(sent, envelope))
+            else:
+                self._slowly(sent)
+        if letters:
+            self._way.publish(letters, self._published)
+
+    def withdraw(self, rid: str) -> bool | None:
+        sent = self._sent.get(rid)
+        if sent is not None and sent.writing:
+            if sent.attempt == 1:
+                del self._sent[rid]
+                return True
+            sent.asked = True  # an earlier attempt is known to be over: this one will not be sent
+            self._loop.call_soon(self._withdrawn, [sent], [""])
+            return None
+        return super().withdraw(rid)
+
+    def cancel(self, rid: str) -> None:
+        sent = self._sent.get(rid)
+        if sent is not None and sent.writing:
+            del self._sent[rid]
+        else:
+            super().cancel(rid)
+
+    # ---- what is large
+
+    def _slowly(self, sent: SentTask) -> None:
+        """Written a part at a time, and others in between: one after the other, in the order in which they came."""
+        sent.writing = True
+        self._large.append((sent, sent.attempt))
+        if self._writes is None or self._writes.done():
+            self._writes = self._loop.create_task(self._write_large())
+
+    async def _write_large(self) -> None:
+        while self._large:
+            sent, attempt = self._large.popleft()
+            wanted = self._wanted(sent, attempt) and sent.envelope is not None
+            writing = self._writing(sent, sent.envelope) if wanted and sent.envelope is not None else None
+            letter: Letter | None = None
+            while writing is not None and self._wanted(sent, attempt):
+                try:
+                    next(writing)
+                except StopIteration as written:
+                    letter, writing = written.value, None
+                await asyncio.sleep(0)
+            if not self._wanted(sent, attempt):
+                continue
+            if sent.gate != self._way.gate and self._way.is_up:
+                self._large.appendleft((sent, attempt))  # it has been shut meanwhile
+                continue
+            sent.writing = False
+            if not self._way.is_up:
+                self._refuse([sent.rid])
+            elif letter is not None:
+                self._way.publish([letter], self._published)
+
+    def _wanted(self, sent: SentTask, attempt: int) -> bool:
+        return self._sent.get(sent.rid) is sent and sent.attempt == attempt and not sent.asked
 
     def _letter(self, sent: SentTask, envelope: Envelope) -> Letter:
         """What its worker is told: the deadline is an instant of the clock that both ends read."""
-        endpoint = envelope.endpoint
         sent.gate = self._way.gate
         parcel = self._parcel(envelope, sent.gate)
-        fields = self._parcels.write(self._letters.queue(endpoint), parcel)
-        left = envelope.deadline - self._clock()
-        return self._letters.write(endpoint, envelope.rid, envelope.attempt, fields, left, parcel.expires)
+        fields = self._parcels.write(self._letters.queue(envelope.endpoint), parcel)
+        return self._letters.write(*self._address(envelope), fields, self._left(envelope), parcel.expires)
+
+    def _writing(self, sent: SentTask, envelope: Envelope) -> Generator[None, None, Letter]:
+        """The same, with a pause after each part."""
+        sent.gate = self._way.gate
+        parcel = self._parcel(envelope, sent.gate)
+        fields = yield from self._parcels.writing(self._letters.queue(envelope.endpoint), parcel)
+        letter = self._letters.writing(*self._address(envelope), fields, self._left(envelope), parcel.expires)
+        return (yield from letter)
+
+    def _address(self, envelope: Envelope) -> tuple[str, str, int]:
+        return envelope.endpoint, envelope.rid, envelope.attempt
+
+    def _left(self, envelope: Envelope) -> float:
+        return envelope.deadline - self._clock()
 
     def _published(self, letter: Letter, fault: str) -> None:
         if self._current(letter.rid, letter.attempt) is None:
@@ -163,6 +242,8 @@ class CeleryTransport(BrokeredTransport[SentTask]):
                 self._known(sent, worker)
             elif worker is not None:
                 del self._sent[sent.rid]
+            elif sent.cancelled:
+                sent.envelope = None  # nobody waits: what may become of it, it will not be sent again
             reports.append(Withdrawn(sent.rid, begun=None if worker is None else bool(worker)))
         self._receive(reports)
 
@@ -235,10 +316,12 @@ class CeleryTransport(BrokeredTransport[SentTask]):
     def _send_again(self, sent: SentTask, attempt: int) -> None:
         if self._sent.get(sent.rid) is not sent or sent.attempt != attempt or sent.envelope is None or sent.asked:
             return
-        if self._way.is_up:
+        if not self._way.is_up:
+            self._refuse([sent.rid])
+        elif len(sent.envelope.payload) < LARGE:
             self._way.publish([self._letter(sent, sent.envelope)], self._published)
         else:
-            self._refuse([sent.rid])
+            self._slowly(sent)
 
     # ---- what may be with two
 
@@ -254,6 +337,8 @@ class CeleryTransport(BrokeredTransport[SentTask]):
     def _unseen(self, shut_out: Sequence[SentTask]) -> None:
         reports: list[Report] = []
         for sent in shut_out:
+            if sent.writing:
+                continue  # it lies nowhere, and will say another
             begun = True if sent.worker else False if self._way.knows(sent.rid) else None
             if begun and not sent.suspect:
                 continue  # its worker has it

@@ -27,7 +27,7 @@ from offloop.transports.celery.letters import (
     read_id,
     unpacked,
 )
-from offloop.transports.parcels import NotOurs
+from offloop.transports.parcels import PART, NotOurs
 from tests.support.cluster import wait_until
 
 SECRET = b"what-only-callers-know"
@@ -135,10 +135,26 @@ def test_it_says_until_when_whoever_runs_it_may() -> None:
     assert letter(left=2.5).headers["offloop_until"] == 107.5
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, PART - 5, PART, PART + 1, 3 * PART + 2])
+def test_written_in_parts_it_is_the_same(size: int) -> None:
+    parcel = (b"e", bytes(range(256)) * (size // 256) + bytes(size % 256))
+    writing, pauses = letters().writing("read", "abc-1-def", 2, parcel, 1.0, 101.0), 0
+    while True:
+        try:
+            next(writing)
+        except StopIteration as ended:
+            written = ended.value
+            break
+        pauses += 1
+    assert written == letters().write("read", "abc-1-def", 2, parcel, 1.0, 101.0)
+    assert json.loads(written.body)[2][BESIDE] == packed(parcel)
+    assert pauses >= size // PART
+
+
 def test_what_watchers_are_shown_has_nothing_of_the_payload() -> None:
     written = letter()
     request = taken(written)
-    forms = [SECRET.decode(), written.body[50:80], json.loads(written.body)[2][BESIDE]]
+    forms = [SECRET.decode(), written.text[50:80].decode(), json.loads(written.body)[2][BESIDE]]
     shown = [
         repr(request), repr(request.info()), repr(request.info(safe=True)), repr(written.headers),
         repr(written.properties), request.humaninfo(), request.argsrepr, request.kwargsrepr,

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from time import thread_time
 
 import msgspec
 import pytest
@@ -22,8 +23,8 @@ from offloop.messages import (
     Withdrawn,
 )
 from offloop.transports.brokered import FORGET
-from offloop.transports.celery.web import CeleryTransport
-from offloop.transports.parcels import Cancel, Grant, Returned
+from offloop.transports.celery.web import CeleryTransport, SentTask
+from offloop.transports.parcels import PART, Cancel, Grant, Returned
 from tests.unit.transports.celery.rig import LIMIT, PRINT, HandEnd, Told, begun, parcel_of, said, sent, targets
 
 INBOX = "ns:inbox:abc"
@@ -147,6 +148,103 @@ async def test_what_has_no_answer_when_the_broker_goes_is_waited_for(place: Plac
     place.end.rise()
     place.came(begun("r1", at=1101.0), Outcome("r1"))
     assert place.news() == [Linked(False), Linked(True), begun("r1", at=101.0), Outcome("r1")]
+
+
+# ---- large
+
+
+LONG = bytes(range(256)) * 2**13  # two mebibytes
+
+
+@pytest.mark.parametrize("keys", [(), KEYS], ids=["unsigned", "signed"])
+async def test_what_is_large_is_written_while_others_are_sent_and_in_its_order(keys: tuple[str, ...]) -> None:
+    place = Place(keys)
+    for rid in ("one", "two"):
+        place.web.put(sent(rid, payload=LONG), None)
+    await turn()
+    place.web.put(sent("small"), None)
+    await until(lambda: len(place.end.letters) == 3)
+    assert [letter.rid for letter in place.end.letters] == ["small", "one", "two"]
+    assert [parcel_of(letter, keys).envelope.payload for letter in place.end.letters] == [b"{}", LONG, LONG]
+    place.web.close()
+
+
+async def test_while_it_is_written_the_event_loop_turns() -> None:
+    place, turns, longest = Place(KEYS), 0, 0.0
+    envelope = sent("one", payload=LONG * 4)
+    since = thread_time()
+    place.web._letter(SentTask("one", 1, 0.0, envelope=envelope), envelope)
+    at_once = thread_time() - since
+    place.web.put(envelope, None)
+    while not place.end.letters:
+        since = thread_time()
+        await asyncio.sleep(0)
+        turns, longest = turns + 1, max(longest, thread_time() - since)
+    assert turns > 2 * len(envelope.payload) // PART
+    assert longest < at_once / 2
+    place.web.close()
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "cancelled", "closed"])
+async def test_what_is_taken_back_while_it_is_written_is_not_sent(place: Place, how: str) -> None:
+    place.web.put(sent("one", payload=LONG), None)
+    place.web.put(sent("two", payload=LONG), None)
+    await turn()
+    if how == "withdrawn":
+        assert place.web.withdraw("one") is True
+    elif how == "cancelled":
+        place.web.cancel("one")
+    else:
+        place.web.close()
+    if how != "closed":
+        await until(lambda: bool(place.end.letters))
+    await turn()
+    assert [letter.rid for letter in place.end.letters] == ([] if how == "closed" else ["two"])
+    assert place.end.claims == []
+
+
+async def test_what_is_written_while_the_broker_goes_is_refused(place: Place) -> None:
+    place.web.put(sent("one", payload=LONG), None)
+    await turn()
+    place.end.fall()
+    await until(lambda: Refused("one", "backend-unavailable") in place.told.reports)
+    assert place.end.letters == []
+
+
+async def test_what_is_written_while_its_gate_is_shut_is_written_again(place: Place) -> None:
+    await place.put()
+    place.web.put(sent("one", payload=LONG), None)
+    await turn()
+    place.came(TWICE)
+    place.end.shuts[0]()
+    await until(lambda: len(place.end.letters) == 3)
+    assert [(letter.headers["id"], parcel_of(letter).gate) for letter in place.end.letters[1:]] == [
+        ("r1.2", "gate 1"), ("one.1", "gate 1"),
+    ]  # fmt: skip
+
+
+async def test_what_is_large_and_lost_is_written_again_and_may_be_taken_back_meanwhile(place: Place) -> None:
+    for rid in ("one", "two"):
+        place.web.put(sent(rid, endpoint="again", payload=LONG, deadline=110.0), None)
+    await until(lambda: len(place.end.letters) == 2)
+    place.came(begun("one"), begun("two"))
+    place.news()
+    place.came(Outcome("one", "worker-lost"), Outcome("two", "worker-lost"))
+    assert place.web.withdraw("one") is None
+    await until(lambda: len(place.end.letters) == 3)
+    assert [letter.headers["id"] for letter in place.end.letters] == ["one.1", "two.1", "two.2"]
+    assert Withdrawn("one", begun=False) in place.news()
+
+
+async def test_the_body_of_what_nobody_waits_for_is_not_kept(place: Place) -> None:
+    await place.put(payload=b"body")
+    place.web.withdraw("r1")
+    place.web.cancel("r1")
+    await turn()
+    place.end.claims[-1][1]([None])
+    assert place.web._sent["r1"].envelope is None
+    place.came(begun("r1"))
+    assert place.end.ordered == [Cancel(WORKER, "r1")]
 
 
 # ---- taken back
