@@ -590,6 +590,30 @@ def test_nothing_is_left_behind_but_celerys_queues_and_durable_exchanges(
     cleared(place, None, "gpu")
 
 
+@pytest.mark.slow
+def test_a_body_that_is_too_large_for_the_broker_fails_alone(
+    own: Rabbit, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    own.ctl("eval", "application:set_env(rabbit, max_message_size, 300000).")
+    try:
+        with a_site(own.url, tmp_path) as site:
+            running = callers.submit(post, site.web, "/patient", name="meanwhile")
+            gate.wait("meanwhile")
+            large = callers.submit(
+                httpx.post, f"{site.web.url}/parts", json={"number": 1, "unknown": "x" * 600_000}, timeout=20
+            )
+            others = [said(post(site.web, "/work")) for _ in range(40)]
+            answer = large.result()
+            assert (answer.status_code, answer.json()["started"]) == (503, False)
+            assert answer.json()["reason"] == "backend-unavailable"
+            gate.open("meanwhile")
+            assert {*others, said(running.result())} == {OK}
+            site.web.wait_line("the broker refuses requests: it refuses the message: .*message size")
+            assert "cannot be reached" not in site.web.log
+    finally:
+        own.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+
+
 def names(broker: Rabbit, kind: str) -> list[str]:
     """Of all queues, or exchanges."""
     return broker.ctl(f"list_{kind}", "name").splitlines()[1:]

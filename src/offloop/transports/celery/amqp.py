@@ -27,6 +27,7 @@ from offloop.messages import Outcome, Withdrawn
 from offloop.transports.backoff import LONGEST, Backoff
 from offloop.transports.celery.amqp_line import Blocked, Line
 from offloop.transports.celery.amqp_wire import (
+    BULKY,
     LOOK,
     MAIN,
     BrokerError,
@@ -149,6 +150,8 @@ class AmqpWebEnd:
         self._sent = Recent()
         self._looking = False
         self._gates = 0
+        self._opening_gates = 0
+        self._held: list[tuple[Letter, Callable[[Letter, str], None]]] = []
         self._shuts = self._shut = False
         self._when_shut: list[Callable[[], None]] = []
         self._closed = False
@@ -266,6 +269,8 @@ class AmqpWebEnd:
     def _drop(self) -> None:
         wire, self._wire = self._wire, None
         self._probes.clear()
+        self._opening_gates = 0
+        self._held.clear()
         self._sent.clear()  # what was said of these may be lost with the inbox
         self._looking = False
         if wire is not None:
@@ -354,9 +359,12 @@ class AmqpWebEnd:
 
     def publish(self, letters: Sequence[Letter], answered: Callable[[Letter, str], None]) -> None:
         if self._wire is not None:
-            told = [partial(answered, letter) for letter in letters]
             for letter in letters:
                 self._sent.add(letter.rid)
+            if self._opening_gates:
+                self._held += [(letter, answered) for letter in letters if len(letter.text) >= BULKY // 2]
+                letters = [letter for letter in letters if len(letter.text) < BULKY // 2]
+            told = [partial(answered, letter) for letter in letters]
             self._wire.publish([message_of(letter) for letter in letters], told)
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -403,14 +411,27 @@ class AmqpWebEnd:
             done()
 
     def shut(self, done: Callable[[], None]) -> None:
-        """The other one is open before anything can come that is to go by it: a channel keeps its order."""
+        """The other one is open before anything can come that is to go by it.
+
+        A channel keeps its order; what is large goes by another channel, and so waits for the answer.
+        """
         if self._wire is None:
             return
         last = self._unbind()
         self._gates += 1
-        bind = [] if self._shuts else [commands.Queue.Bind(0, self._inbox, self._place.gate, self.gate)]
-        passed: list[Callable[[Method], None]] = [lambda _: None for _ in bind]
-        self._wire.asks(MAIN, [*bind, last], [*passed, lambda _: self._probe(done)])
+        if self._shuts:
+            self._wire.ask(MAIN, last, lambda _: self._probe(done))
+            return
+        self._opening_gates += 1
+        bind = commands.Queue.Bind(0, self._inbox, self._place.gate, self.gate)
+        self._wire.asks(MAIN, [bind, last], [self._opened_gate, lambda _: self._probe(done)])
+
+    def _opened_gate(self, _: Method) -> None:
+        self._opening_gates -= 1
+        if not self._opening_gates:
+            held, self._held = self._held, []
+            for letter, answered in held:
+                self.publish([letter], answered)
 
     def order(self, order: Order) -> None:
         queue = self._place.orders(order.worker)

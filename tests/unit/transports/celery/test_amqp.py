@@ -494,6 +494,20 @@ async def test_by_a_gate_that_was_shut_nothing_begins_and_by_the_next_it_does(we
     assert await in_thread(begin, worker, more, gate=web.end.gate) == ""
 
 
+async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, place: AmqpBroker, queue: str) -> None:
+    """It goes by another channel, and would be there before it."""
+    answers: list[str] = []
+    done: list[bool] = []
+    web.end.shut(lambda: done.append(True))
+    assert web.end._wire is not None
+    web.end.publish([web.letter(size=MIB), web.letter()], lambda _, fault: answers.append(fault))
+    assert not web.end._wire._bulk
+    assert web.end._wire._moving is None
+    await web.published([web.letter(), web.letter(size=MIB)])
+    await web.until(lambda: len(answers) == 2 or web.end.look() or None)
+    assert (answers, done) == (["", ""], [True])
+
+
 async def test_whatever_begins_while_its_gate_is_shut_is_known_when_it_is(web: Web, place: AmqpBroker) -> None:
     """However the two fall together."""
     rids, begun = await web.sent(200), set[str]()
