@@ -1,6 +1,6 @@
 """Celery over a RabbitMQ: what callers are told of every end, what is bounded, cut and left behind, and its faults.
 
-The quick cases share the machine's RabbitMQ, in namespaces of their own; whatever harms a broker has one of its own.
+The quick cases share a RabbitMQ, in namespaces of their own; whatever harms a broker has one of its own.
 What has begun is known from the file that the nodes write.
 """
 
@@ -584,7 +584,7 @@ def test_nothing_is_left_behind_but_celerys_queues_and_durable_exchanges(
         assert worker.stop() == 0
     wait_until(lambda: set(names(own, "queues")) - before["queues"] == {"left", "left.gpu"}, "the queues are gone")
     assert set(names(own, "exchanges")) - before["exchanges"] <= {
-        "left", "left.gpu", "left.gate", "left.withdrawn", "celeryev", "celery.pidbox",
+        "left", "left.gpu", "left:gate", "left:withdrawn", "celeryev", "celery.pidbox",
     }  # fmt: skip
     assert waiting(place) == 0
     cleared(place, None, "gpu")

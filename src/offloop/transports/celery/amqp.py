@@ -101,12 +101,12 @@ class AmqpBroker:
     @property
     def gate(self) -> str:
         """The exchange by which a request is said to begin; where nobody waits, it comes back."""
-        return f"{self.namespace}.gate"
+        return f"{self.namespace}:gate"
 
     @property
     def withdrawn(self) -> str:
         """The exchange by which every worker hears of what was taken back."""
-        return f"{self.namespace}.withdrawn"
+        return f"{self.namespace}:withdrawn"
 
     def inbox(self, epoch: str) -> str:
         """The queue of a web process."""

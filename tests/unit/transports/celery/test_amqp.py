@@ -334,6 +334,20 @@ async def test_letters_lie_in_celerys_queue_as_celery_writes_them(web: Web, queu
     assert (args, kwargs, list(embed)[-1]) == (["echo"], {}, "offloop")
 
 
+@pytest.mark.parametrize("pool", ["gate", "withdrawn"])
+async def test_no_name_of_a_pool_is_one_of_ours(place: AmqpBroker, pool: str) -> None:
+    """For a queue, Celery makes an exchange of the same name, and of another type."""
+    with administrator(place) as admin:
+        exchange = queue_of(place.namespace, pool)
+        admin.exchange_declare(exchange, "direct", durable=True, auto_delete=False)
+        async with opened(place) as web:
+            assert web.said == ["up"]
+        with a_worker(place) as worker:
+            async with opened(place) as web, hearing(web, worker):
+                pass
+        admin.exchange_delete(exchange)
+
+
 async def test_two_thousand_letters_in_one_turn_are_all_answered(web: Web, queue: str) -> None:
     answers = await web.published([web.letter() for _ in range(2000)])
     assert len(answers) == 2000
