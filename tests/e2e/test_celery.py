@@ -46,6 +46,7 @@ from tests.support.celery import (
     web,
 )
 from tests.support.cluster import Callers, post, said, wait_served, wait_until
+from tests.support.flower import flower
 from tests.support.gate import Gate
 from tests.support.server import Server
 from tests.support.wire import Wire
@@ -468,6 +469,24 @@ def test_who_watches_sees_requests_and_no_payload(site: Site, gate: Gate, caller
     for what in (found, queried, watcher.events, site.worker.log):
         assert not shown(repr(what))
     assert shown(base64.b64encode(f'{{"name": "x", "secret": "{SECRET}"}}'.encode()).decode())  # it would be found
+
+
+def test_flower_shows_requests_and_no_payload(redis: Broker, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    with a_site(redis, "prefork", "-E", namespace="flower") as site, flower(redis.url, site.worker) as watcher:
+        held = callers.submit(post, site.web, "/patient", name="flower", secret=SECRET)
+        gate.wait("flower")
+        inspect = site.app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((active,),) = asked(inspect.active, "what runs").values()
+        running = watcher.wait_state(active["id"], "STARTED")
+        assert (running["name"], running["args"]) == (f"{site.namespace}.run", "('patient',)")
+        while_it_runs = watcher.pages(site.worker, active["id"])
+        gate.open("flower")
+        assert said(held.result()) == (200, "ok", True)
+        ended = watcher.wait_state(active["id"], "SUCCESS")
+        for text in (while_it_runs, watcher.pages(site.worker, active["id"])):
+            assert active["id"] in text
+            assert not shown(text)
+        assert not shown(repr((running, ended)))
 
 
 def test_an_endpoint_can_be_told_from_others_in_the_log(site: Site) -> None:

@@ -51,6 +51,7 @@ from tests.support.celery import (
     where,
 )
 from tests.support.cluster import Callers, post, said, wait_served, wait_until
+from tests.support.flower import flower
 from tests.support.gate import Gate
 from tests.support.proxy import Proxy, proxy
 from tests.support.rabbit import Rabbit, anywhere, rabbit
@@ -478,6 +479,27 @@ def test_who_watches_sees_requests_and_no_payload(site: Site, gate: Gate, caller
     app.close()
     for what in (found, watcher.events, site.worker.log, site.web.log):
         assert not shown(repr(what))
+
+
+@pytest.mark.slow
+def test_flower_shows_requests_and_no_payload(site: Site, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    app = Celery(broker=site.url, set_as_current=False)
+    with flower(site.url, site.worker) as watcher:
+        held = callers.submit(post, site.web, "/patient", name="flower", secret=SECRET)
+        gate.wait("flower")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((active,),) = asked(inspect.active, "what runs").values()
+        running = watcher.wait_state(active["id"], "STARTED")
+        assert (running["name"], running["args"]) == (f"{site.namespace}.run", "('patient',)")
+        while_it_runs = watcher.pages(site.worker, active["id"])
+        gate.open("flower")
+        assert said(held.result()) == (200, "ok", True)
+        ended = watcher.wait_state(active["id"], "SUCCESS")
+        for text in (while_it_runs, watcher.pages(site.worker, active["id"])):
+            assert active["id"] in text
+            assert not shown(text)
+        assert not shown(repr((running, ended)))
+    app.close()
 
 
 @pytest.mark.parametrize(
