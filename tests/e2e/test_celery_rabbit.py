@@ -336,6 +336,60 @@ def test_the_other_child_goes_on(site: Site, gate: Gate, callers: ThreadPoolExec
     whole(site)
 
 
+def test_a_stream_whose_child_is_killed_ends_and_does_not_begin_again(site: Site, gate: Gate) -> None:
+    whole(site)
+    app = Celery(broker=site.url, set_as_current=False)
+    with streaming(site.web, "/steps", name="torn", number=3) as answer:
+        gate.wait("torn 1")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((running,),) = asked(inspect.active, "what runs").values()
+        os.kill(running["worker_pid"], signal.SIGKILL)
+        text = "".join(answer.iter_text())
+    assert '"number":1' in text.replace(" ", "")
+    assert "worker-lost" in text
+    whole(site)
+    assert "torn closed" not in gate.notes
+    app.close()
+
+
+def test_what_is_revoked_before_it_runs_is_refused(
+    url: str, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    app = Celery(broker=url, set_as_current=False)
+    with a_site(url, tmp_path, "--prefetch-multiplier", "2") as site:
+        running = held(site, gate, callers, "ahead")
+        revoked = callers.submit(post, site.web, "/patient", name="revoked", number=7010)
+        wait_until(lambda: depth(site.web) == 1 and waiting(site.place) == 0, "it is fetched")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+
+        def waits() -> list[Any]:
+            return list((inspect.reserved() or {}).get(site.worker.name, []))
+
+        (reserved,) = asked(waits, "what waits")
+        app.control.revoke(reserved["id"], destination=[site.worker.name], reply=True, timeout=5)
+        let_on(gate, "ahead", running)
+        assert said(revoked.result()) == (503, "backend-unavailable", False)
+        assert said(post(site.web, "/work")) == OK
+        assert 7010 not in numbers(site.record)
+    app.close()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+def test_what_is_revoked_and_terminated_while_it_runs_is_lost(
+    site: Site, gate: Gate, callers: ThreadPoolExecutor, how: str
+) -> None:
+    whole(site)
+    app = Celery(broker=site.url, set_as_current=False)
+    over = callers.submit(post, site.web, "/patient", name=f"over by {how}")
+    gate.wait(f"over by {how}")
+    inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+    ((running,),) = asked(inspect.active, "what runs").values()
+    app.control.revoke(running["id"], terminate=True, signal=how, destination=[site.worker.name])
+    assert said(over.result()) == LOST
+    whole(site)
+    app.close()
+
+
 @pytest.mark.slow
 def test_a_node_that_outlasts_its_deadline_and_the_grace_is_killed_and_replaced(
     site: Site, gate: Gate, callers: ThreadPoolExecutor
