@@ -170,18 +170,23 @@ async def test_what_is_large_is_written_while_others_are_sent_and_in_its_order(k
 
 
 async def test_while_it_is_written_the_event_loop_turns() -> None:
-    place, turns, longest = Place(KEYS), 0, 0.0
-    envelope = sent("one", payload=LONG * 4)
-    since = thread_time()
-    place.web._letter(SentTask("one", 1, 0.0, envelope=envelope), envelope)
-    at_once = thread_time() - since
-    place.web.put(envelope, None)
-    while not place.end.letters:
+    """No turn takes near so long as all of it does; the best of a few, for what else a machine may do meanwhile."""
+    place, envelope = Place(KEYS), sent("one", payload=LONG * 4)
+    shares: list[float] = []
+    for number in range(5):
+        each = msgspec.structs.replace(envelope, rid=f"r{number}")
         since = thread_time()
-        await asyncio.sleep(0)
-        turns, longest = turns + 1, max(longest, thread_time() - since)
-    assert turns > 2 * len(envelope.payload) // PART
-    assert longest < at_once / 2
+        place.web._letter(SentTask(each.rid, 1, 0.0, envelope=each), each)
+        at_once = thread_time() - since
+        place.web.put(each, None)
+        turns, longest = 0, 0.0
+        while len(place.end.letters) == number:
+            since = thread_time()
+            await asyncio.sleep(0)
+            turns, longest = turns + 1, max(longest, thread_time() - since)
+        assert turns > 2 * len(each.payload) // PART
+        shares.append(longest / at_once)
+    assert min(shares) < 0.5, shares
     place.web.close()
 
 
