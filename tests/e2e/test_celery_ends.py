@@ -239,7 +239,7 @@ def test_the_grace_counts_from_the_deadline_however_long_it_waited(
     redis: Broker, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     """It waits behind another for most of its time, in Celery's hands; then it begins, and does not end."""
-    within, waits = 3.0, 2.0
+    within, waits = 4.0, 2.0
     with a_site(redis, tmp_path, loops=1) as site:
         first = callers.submit(post, site.web, "/patient", name="first")
         gate.wait("first")
