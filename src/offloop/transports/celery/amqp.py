@@ -38,7 +38,7 @@ from offloop.transports.celery.amqp_wire import (
     open_wire,
     properties,
 )
-from offloop.transports.celery.ends import Claim, Fields, User
+from offloop.transports.celery.ends import Claim, Fields, TooLarge, User
 from offloop.transports.celery.letters import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -545,6 +545,8 @@ class AmqpWorkerEnd:
                 self._tried(lambda line: _heard(line, line.send("", inbox, body)))
             except Blocked:
                 raise  # it lies in the connection, which is to stay
+            except TooLarge:
+                raise  # nor would it be taken by another
             except OSError:
                 if last == TRIES - 1:
                     raise

@@ -14,6 +14,10 @@ Fields = Sequence[bytes]
 """Of a parcel, names and values in turn."""
 
 
+class TooLarge(OSError):
+    """The broker is there, and takes nothing so large."""
+
+
 class Claim(NamedTuple):
     """A request that is to be taken back before it begins.
 

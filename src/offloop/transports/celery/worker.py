@@ -14,7 +14,7 @@ import msgspec
 from offloop.clock import Clock
 from offloop.errors import NodeFailed, WorkerLost
 from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
-from offloop.transports.celery.ends import Fields, WorkerEnd
+from offloop.transports.celery.ends import Fields, TooLarge, WorkerEnd
 from offloop.transports.celery.letters import id_of
 from offloop.transports.celery.recent import Recent
 from offloop.transports.delivery import ClaimedDelivery
@@ -124,6 +124,8 @@ class Desk:
         why = self._end.begin(parcel, begun)
         if why:
             log.debug("a request is not begun (%s): %s", envelope.rid, why)
+        elif envelope.stream:
+            self._end.settled()  # what was torn before is nothing to this one
         return not why
 
     def run(self, delivery: CeleryDelivery, handle: Callable[[CeleryDelivery], None]) -> None:
@@ -162,7 +164,14 @@ class Desk:
             outcome = _lost(outcome)
         at = self._end.broker_time
         told = msgspec.structs.replace(outcome, begun_at=at(outcome.begun_at), ended_at=at(outcome.ended_at))
-        self._end.tell(outcome.rid, told, heard=True)
+        try:
+            self._end.tell(outcome.rid, told, heard=True)
+        except TooLarge as fault:
+            log.error("a reply of %d bytes is larger than the broker takes: %s", len(told.payload), fault)
+            failed = msgspec.structs.replace(
+                told, reason=NodeFailed.reason, payload=b"", status=0, media_type=None, filename=None
+            )
+            self._end.tell(outcome.rid, failed, heard=True)
 
     # ---- what it is told
 

@@ -22,7 +22,7 @@ from offloop.transports.celery.amqp import BEAT, PATIENCE, AmqpBroker, AmqpWebEn
 from offloop.transports.celery.amqp_line import Line
 from offloop.transports.celery.amqp_wire import BrokerError
 from offloop.transports.celery.broker import broker_at
-from offloop.transports.celery.ends import Claim, Fields
+from offloop.transports.celery.ends import Claim, Fields, TooLarge
 from offloop.transports.celery.letters import Letter, Letters, queue_of
 from offloop.transports.parcels import Cancel, Grant, Order, Parcel, Returned, returns
 from tests.support.daemon import free_port
@@ -795,6 +795,22 @@ async def test_a_broker_that_takes_nothing_is_down_until_it_does(own: Rabbit, tr
             await in_thread(own.short_of_memory, False)
         await web.until(lambda: web.said == ["up", "down", "up"])
         await web.sent(10)
+
+
+@pytest.mark.slow
+async def test_a_report_that_is_too_large_for_the_broker_is_said_to_be(own: Rabbit, troubled: AmqpBroker) -> None:
+    await in_thread(own.ctl, "eval", "application:set_env(rabbit, max_message_size, 300000).")
+    try:
+        async with opened(troubled) as web:
+            with a_worker(troubled) as worker:
+                [rid] = await web.sent()
+                with pytest.raises(TooLarge, match="message size"):
+                    await in_thread(tell, worker, Outcome(rid, payload=b"x" * 400_000))
+                await in_thread(tell, worker, Outcome(rid, "node-failed"))
+                await web.until(lambda: web.told_of(rid) == [Outcome])
+                assert web.said == ["up"]
+    finally:
+        await in_thread(own.ctl, "eval", "application:set_env(rabbit, max_message_size, 134217728).")
 
 
 @pytest.mark.slow

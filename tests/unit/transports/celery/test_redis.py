@@ -14,6 +14,7 @@ from celery import Celery
 from offloop.errors import SettingsError
 from offloop.messages import Begun, Chunk, Envelope, Outcome, Taken, Withdrawn
 from offloop.transports.celery.broker import broker_at
+from offloop.transports.celery.ends import TooLarge
 from offloop.transports.celery.letters import UNTIL, Letters
 from offloop.transports.celery.redis import RedisBroker, RedisWorkerEnd, message_of
 from offloop.transports.celery.worker import CeleryDelivery, Desk
@@ -207,6 +208,45 @@ def test_a_copy_of_what_runs_is_not_opened_and_does_not_keep_orders_from_it(
     assert first is not None
     desk.run(first, handle)
     assert seen == [True]
+
+
+def test_a_connection_that_broke_before_a_stream_began_is_nothing_to_it(side: WorkerSide, end: RedisWorkerEnd) -> None:
+    seal, queue = parcels((), LIMIT), "ns"
+    desk = Desk("worker-0", {"read": "print"}, {queue}, seal, end, monotonic)
+    end.tell(RID, Outcome("another"), heard=True)
+    side.broker.cli("CLIENT", "KILL", "TYPE", "normal")
+    end.tell(RID, Outcome("another"), heard=True)  # over a new one
+    envelope = Envelope(rid=RID, endpoint="read", payload=b"", deadline=0.0, stream=True)
+    written = seal.write(queue, Parcel(end.broker_time(monotonic()) + 10.0, "print", False, envelope))
+    delivery = desk.open(
+        [each if isinstance(each, bytes) else each.encode() for each in written], queue, redelivered=False
+    )
+    assert delivery is not None
+
+    def handle(mine: CeleryDelivery) -> None:
+        assert mine.begin()
+        desk.send(Chunk(RID, 1, 1, b"1"))
+        desk.send(Outcome(RID, payload=b"reply"))
+
+    desk.run(delivery, handle)
+    assert side.came()[-1] == Outcome(RID, payload=b"reply")
+
+
+def test_a_reply_that_the_broker_takes_not_is_told_as_a_failure(
+    side: WorkerSide, end: RedisWorkerEnd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell = end.tell
+
+    def limited(rid: str, report: Any, *, heard: bool) -> None:
+        if len(report.payload) > 10:
+            raise TooLarge("so much and no more")
+        tell(rid, report, heard=heard)
+
+    monkeypatch.setattr(end, "tell", limited)
+    desk = Desk("worker-0", {"read": "print"}, {"ns"}, parcels((), LIMIT), end, monotonic)
+    desk.send(Outcome(RID, payload=b"a long reply", media_type="text/plain"))
+    assert side.came() == [Outcome(RID, "node-failed")]
+    assert "a reply of 12 bytes is larger than the broker takes: so much and no more" in caplog.text
 
 
 def test_scripts_that_were_forgotten_are_told_again(side: WorkerSide, end: RedisWorkerEnd) -> None:
