@@ -79,7 +79,9 @@ def flower(broker: str, worker: Worker) -> Iterator[Flower]:
         one = Flower(Path(folder), broker)
         try:
             one.start()
-            wait_until(lambda: worker.name in (one.api("/workers") or {}), "it has heard of the worker")
+            # Asked by it, and heard of: those who do not answer in time it asks again only when it is told to.
+            wait_until(lambda: worker.name in (one.api("/workers?refresh=1") or {}), "the worker has answered it")
+            wait_until(lambda: worker.name in one.page("/workers"), "it hears the worker's events")
             yield one
         finally:
             one.kill()
