@@ -194,10 +194,14 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Requeued(msgspec.Struct, frozen=True, array_like=True, tag="requeued"):
-    """Its worker is gone, and it lies in a shared queue once more, as this attempt."""
+    """Its worker is gone, and it lies in a shared queue once more, as this attempt.
+
+    `begun`: whether an earlier one had begun; None if that cannot be known.
+    """
 
     rid: str
     attempt: int
+    begun: bool | None = True
 
 
 class Linked(msgspec.Struct, frozen=True):

@@ -157,25 +157,57 @@ class TestCelery(OverCelery):
         second = other(ends)
         claim(web, ends, "r1")
         self.workers[0].vanish()
-        assert not take(second).begin()  # given to it by the broker
+        assert second.source.get(SHORT) is None  # given to it by the broker
         assert said(web.until(lambda reports: LOST in reports, "the loss")) == [LOST]
         assert second.source.get(SHORT) is None
 
     def test_what_a_worker_that_vanished_had_not_begun_begins_elsewhere(self, web: WebSide, ends: Ends) -> None:
+        """And nowhere else: it may only have been cut off, and go on."""
         second = other(ends)
         sent = envelope(rid="r1")
         put(web, ends, sent)
         late = take(ends)
         self.workers[0].vanish()
-        assert not take(second).begin()
         again = take(second)
         assert (again.envelope.attempt, again.envelope.payload) == (2, sent.payload)
+        assert not late.begin()
         assert again.begin()
         outcome = Outcome("r1", attempt=2)
         second.reply_sink.send(outcome)
         reports = said(web.until(lambda reports: outcome in reports, "the outcome"))
-        assert reports == [Requeued("r1", 2), outcome]
-        assert late.envelope.attempt == 1
+        assert reports == [Requeued("r1", 2, begun=False), outcome]
+
+    def test_what_a_worker_that_was_cut_off_begins_before_that_is_known_begins_nowhere_else(
+        self, web: WebSide, ends: Ends
+    ) -> None:
+        second = other(ends)
+        put(web, ends, envelope(rid="r1"))
+        late = take(ends)
+        with web.busy():
+            self.workers[0].vanish()
+            assert second.source.get(1.0) is None  # it is given that, and tells
+            assert late.begin()
+        web.until(lambda reports: LOST in reports, "the loss")
+        assert second.source.get(SHORT) is None
+
+    def test_what_began_while_the_web_side_was_cut_off_does_not_begin_again(self, web: WebSide, ends: Ends) -> None:
+        """That it began is lost with the inbox; then its process is killed, which is told into the next one."""
+        second = other(ends)
+        put(web, ends, envelope(rid="r1"), envelope(rid="r2", endpoint="again"))
+        held = [take(ends), take(ends)]
+        way = self.cluster.web._way
+        with web.busy():  # that they began lies in an inbox that is never read
+            dropped = web.begin(way._wire.drop)
+            assert all(delivery.begin() for delivery in held)
+        dropped.result()
+        eventually(lambda: way.is_up, "it is back")
+        for rid in ("r1", "r2"):
+            self.workers[1].told(rid)
+        doubt = Outcome("r1", "worker-lost", started=None)
+        reports = web.until(lambda reports: doubt in reports and Requeued("r2", 2, None) in reports, "what it knows")
+        assert not [report for report in reports if isinstance(report, Requeued) and report.rid == "r1"]
+        assert take(second).envelope.rid == "r2"
+        assert second.source.get(SHORT) is None
 
     def test_what_begins_is_known_before_its_node_is_called(self, web: WebSide, ends: Ends) -> None:
         put(web, ends, envelope(rid="r1"))

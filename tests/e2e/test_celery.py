@@ -46,6 +46,7 @@ from tests.support.celery import (
     web,
 )
 from tests.support.cluster import Callers, post, said, wait_served, wait_until
+from tests.support.flower import flower
 from tests.support.gate import Gate
 from tests.support.server import Server
 from tests.support.wire import Wire
@@ -407,6 +408,27 @@ def test_without_queues_named_it_takes_from_theirs_and_ours(redis: Broker, shop:
         assert shop.add.delay(1, 2).get(timeout=20) == 3
 
 
+def test_a_worker_for_their_own_tasks_has_nothing_of_ours_until_it_is_told_to(
+    redis: Broker, gate: Gate, shop: ModuleType
+) -> None:
+    """It may have nothing that the program needs; `celery control` may give it our queue later, and take it again."""
+    name, url = "later", f"celery+{redis.url}"
+    options = {"app": THEIRS, "TEST_CELERY": redis.url, "TEST_TOOL": "told"}
+    with celery(url, name, "-Q", "shop", concurrency=1, **options) as worker, web(url, name) as process:
+        assert shop.add.delay(1, 2).get(timeout=20) == 3
+        assert redis.keys(f"{name}:workers:*") == redis.keys(f"{name}:orders:*") == []
+        assert not [note for note in gate.notes if note.startswith("tool made")]
+        told = {"destination": [worker.name], "reply": True, "timeout": 10}
+        shop.app.control.add_consumer(name, **told)
+        wait_idle(process, 1)
+        assert said(post(process, "/patient"))[1] == "ok"
+        (pid,) = worker.children()
+        gate.wait_note(f"tool made in {pid}")
+        shop.app.control.cancel_consumer(name, **told)
+        wait_idle(process, 0)
+        redis.until(lambda there: not there, "HGETALL", f"{name}:workers:{name}")
+
+
 def test_their_prefix_of_keys_is_kept(redis: Broker) -> None:
     """An app's `global_keyprefix` is in the URL's query: nothing in it says so to kombu otherwise."""
     url = f"celery+{redis.url}?global_keyprefix=shop:"
@@ -447,6 +469,24 @@ def test_who_watches_sees_requests_and_no_payload(site: Site, gate: Gate, caller
     for what in (found, queried, watcher.events, site.worker.log):
         assert not shown(repr(what))
     assert shown(base64.b64encode(f'{{"name": "x", "secret": "{SECRET}"}}'.encode()).decode())  # it would be found
+
+
+def test_flower_shows_requests_and_no_payload(redis: Broker, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    with a_site(redis, "prefork", "-E", namespace="flower") as site, flower(redis.url, site.worker) as watcher:
+        held = callers.submit(post, site.web, "/patient", name="flower", secret=SECRET)
+        gate.wait("flower")
+        inspect = site.app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((active,),) = asked(inspect.active, "what runs").values()
+        running = watcher.wait_state(active["id"], "STARTED")
+        assert (running["name"], running["args"]) == (f"{site.namespace}.run", "('patient',)")
+        while_it_runs = watcher.pages(site.worker, active["id"])
+        gate.open("flower")
+        assert said(held.result()) == (200, "ok", True)
+        ended = watcher.wait_state(active["id"], "SUCCESS")
+        for text in (while_it_runs, watcher.pages(site.worker, active["id"])):
+            assert active["id"] in text
+            assert not shown(text)
+        assert not shown(repr((running, ended)))
 
 
 def test_an_endpoint_can_be_told_from_others_in_the_log(site: Site) -> None:

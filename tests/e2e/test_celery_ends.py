@@ -56,15 +56,17 @@ def redis() -> Iterator[Broker]:
 
 
 @contextmanager
-def a_site(redis: Broker, folder: Path, pool: Pool = "prefork", *args: str, **more: Any) -> Iterator[Site]:
+def a_site(
+    redis: Broker, folder: Path, pool: Pool = "prefork", *args: str, loops: int = 2, **more: Any
+) -> Iterator[Site]:
     """A web process, and a worker with two loops."""
     url, namespace, record = f"celery+{redis.url}", f"test-{uuid4().hex[:8]}", folder / "begun"
     settings = {"kill_grace": GRACE} | more
     with (
-        celery(url, namespace, *args, pool=pool, **{RECORD: record}, **settings) as worker,
+        celery(url, namespace, *args, pool=pool, concurrency=loops, **{RECORD: record}, **settings) as worker,
         web(url, namespace, **settings) as process,
     ):
-        wait_idle(process, 2)
+        wait_idle(process, loops)
         yield Site(redis, url, namespace, process, worker, record)
 
 
@@ -233,6 +235,26 @@ def test_a_node_that_outlasts_its_deadline_and_the_grace_is_killed_and_replaced(
     assert said(post(site.web, "/work"))[1] == "ok"
 
 
+def test_the_grace_counts_from_the_deadline_however_long_it_waited(
+    redis: Broker, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """It waits behind another for most of its time, in Celery's hands; then it begins, and does not end."""
+    within, waits = 4.0, 2.0
+    with a_site(redis, tmp_path, loops=1) as site:
+        first = callers.submit(post, site.web, "/patient", name="first")
+        gate.wait("first")
+        asked_at = monotonic()
+        second = callers.submit(post, site.web, "/patient", within, name="second")
+        wait_until(lambda: monotonic() > asked_at + waits, "most of its time has passed")
+        gate.open("first")
+        gate.wait("second")
+        (pid,) = where(gate, "second")
+        assert said(first.result()) == (200, "ok", True)
+        assert said(second.result()) == (504, "deadline-exceeded", True)
+        wait_until(lambda: pid not in site.worker.children(), "it is gone")
+        assert within + GRACE - 0.1 < monotonic() - asked_at < within + GRACE + waits - 0.5
+
+
 @pytest.mark.slow
 def test_recycled_children_lose_nothing(redis: Broker, gate: Gate, tmp_path: Path) -> None:
     with a_site(redis, tmp_path, "prefork", "--max-tasks-per-child", "30") as site:
@@ -330,6 +352,9 @@ def test_a_worker_that_is_killed_whole_is_answered_for_by_the_deadline(
         waiting = callers.submit(post, site.web, "/patient", 10.0, number=3)
         task(site, "waiting")
         site.worker.strike()
+        left = redis.keys(f"{site.namespace}:*")
+        assert f"{site.namespace}:workers:{site.namespace}" in left
+        assert [key for key in left if redis.cli("PTTL", key) == -1] == [], "all of it ends by itself"
         with celery(site.url, site.namespace, pool=pool, **{RECORD: site.record}):
             assert said(waiting.result()) == (200, "ok", True)
             given = given_back(site)

@@ -1,6 +1,6 @@
 """Celery over a RabbitMQ: what callers are told of every end, what is bounded, cut and left behind, and its faults.
 
-The quick cases share the machine's RabbitMQ, in namespaces of their own; whatever harms a broker has one of its own.
+The quick cases share a RabbitMQ, in namespaces of their own; whatever harms a broker has one of its own.
 What has begun is known from the file that the nodes write.
 """
 
@@ -51,6 +51,7 @@ from tests.support.celery import (
     where,
 )
 from tests.support.cluster import Callers, post, said, wait_served, wait_until
+from tests.support.flower import flower
 from tests.support.gate import Gate
 from tests.support.proxy import Proxy, proxy
 from tests.support.rabbit import Rabbit, anywhere, rabbit
@@ -335,6 +336,60 @@ def test_the_other_child_goes_on(site: Site, gate: Gate, callers: ThreadPoolExec
     whole(site)
 
 
+def test_a_stream_whose_child_is_killed_ends_and_does_not_begin_again(site: Site, gate: Gate) -> None:
+    whole(site)
+    app = Celery(broker=site.url, set_as_current=False)
+    with streaming(site.web, "/steps", name="torn", number=3) as answer:
+        gate.wait("torn 1")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((running,),) = asked(inspect.active, "what runs").values()
+        os.kill(running["worker_pid"], signal.SIGKILL)
+        text = "".join(answer.iter_text())
+    assert '"number":1' in text.replace(" ", "")
+    assert "worker-lost" in text
+    whole(site)
+    assert "torn closed" not in gate.notes
+    app.close()
+
+
+def test_what_is_revoked_before_it_runs_is_refused(
+    url: str, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    app = Celery(broker=url, set_as_current=False)
+    with a_site(url, tmp_path, "--prefetch-multiplier", "2") as site:
+        running = held(site, gate, callers, "ahead")
+        revoked = callers.submit(post, site.web, "/patient", name="revoked", number=7010)
+        wait_until(lambda: depth(site.web) == 1 and waiting(site.place) == 0, "it is fetched")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+
+        def waits() -> list[Any]:
+            return list((inspect.reserved() or {}).get(site.worker.name, []))
+
+        (reserved,) = asked(waits, "what waits")
+        app.control.revoke(reserved["id"], destination=[site.worker.name], reply=True, timeout=5)
+        let_on(gate, "ahead", running)
+        assert said(revoked.result()) == (503, "backend-unavailable", False)
+        assert said(post(site.web, "/work")) == OK
+        assert 7010 not in numbers(site.record)
+    app.close()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+def test_what_is_revoked_and_terminated_while_it_runs_is_lost(
+    site: Site, gate: Gate, callers: ThreadPoolExecutor, how: str
+) -> None:
+    whole(site)
+    app = Celery(broker=site.url, set_as_current=False)
+    over = callers.submit(post, site.web, "/patient", name=f"over by {how}")
+    gate.wait(f"over by {how}")
+    inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+    ((running,),) = asked(inspect.active, "what runs").values()
+    app.control.revoke(running["id"], terminate=True, signal=how, destination=[site.worker.name])
+    assert said(over.result()) == LOST
+    whole(site)
+    app.close()
+
+
 @pytest.mark.slow
 def test_a_node_that_outlasts_its_deadline_and_the_grace_is_killed_and_replaced(
     site: Site, gate: Gate, callers: ThreadPoolExecutor
@@ -373,6 +428,41 @@ def test_what_a_killed_worker_had_begun_is_lost_soon_and_what_it_had_fetched_run
         assert {number: count for number, count in Counter(numbers(site.record)).items() if number} == {
             1: 1, 2: 2, 3: 1, 4: 1
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.slow)])
+def test_what_a_worker_that_is_cut_off_holds_runs_elsewhere_and_not_there_as_well(
+    url: str, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path, pool: Pool
+) -> None:
+    """It is well, and does not know: when it is let on, and the broker is there again, it goes on with what it has."""
+    record, marked = tmp_path / "begun", f"celery+{url}"
+    alone: dict[str, Any] = {"pool": pool, "concurrency": 1, RECORD: record}
+    with a_place(url) as place, proxy(place.address.port) as way:
+        cut = f"celery+amqp://guest:guest@127.0.0.1:{way.port}//"
+        with (
+            celery(cut, place.namespace, "--prefetch-multiplier", "4", **alone) as worker,
+            web(marked, place.namespace) as process,
+        ):
+            wait_served(process)
+            running = callers.submit(post, process, "/patient", name="hold", number=1)
+            gate.wait("hold")
+            fetched = [callers.submit(post, process, "/patient", number=number) for number in (2, 3)]
+            wait_until(lambda: depth(process) == 2 and waiting(place) == 0, "they are fetched")
+            ended = worker.log.count("succeeded in")
+            way.refuse()
+            with celery(marked, place.namespace, **alone) as other:
+                assert said(running.result()) == LOST
+                answers = [each.result() for each in fetched]
+                assert [said(each) for each in answers] == [OK] * 2
+                runs = other.children() or {other.process.pid}
+                assert {each.json()["pid"] for each in answers} <= runs
+                assert other.stop() == 0
+            way.heal()
+            gate.open("hold")
+            expected = 3 if pool == "threads" else 1  # of a prefork pool Celery takes back what waits in it
+            wait_until(lambda: worker.log.count("succeeded in") >= ended + expected, "it has gone on", 30)
+            wait_served(process)
+        assert {number: count for number, count in Counter(numbers(record)).items() if number} == {1: 1, 2: 1, 3: 1}
 
 
 @pytest.mark.slow
@@ -443,6 +533,27 @@ def test_who_watches_sees_requests_and_no_payload(site: Site, gate: Gate, caller
     app.close()
     for what in (found, watcher.events, site.worker.log, site.web.log):
         assert not shown(repr(what))
+
+
+@pytest.mark.slow
+def test_flower_shows_requests_and_no_payload(site: Site, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    app = Celery(broker=site.url, set_as_current=False)
+    with flower(site.url, site.worker) as watcher:
+        held = callers.submit(post, site.web, "/patient", name="flower", secret=SECRET)
+        gate.wait("flower")
+        inspect = app.control.inspect(destination=[site.worker.name], timeout=5)
+        ((active,),) = asked(inspect.active, "what runs").values()
+        running = watcher.wait_state(active["id"], "STARTED")
+        assert (running["name"], running["args"]) == (f"{site.namespace}.run", "('patient',)")
+        while_it_runs = watcher.pages(site.worker, active["id"])
+        gate.open("flower")
+        assert said(held.result()) == (200, "ok", True)
+        ended = watcher.wait_state(active["id"], "SUCCESS")
+        for text in (while_it_runs, watcher.pages(site.worker, active["id"])):
+            assert active["id"] in text
+            assert not shown(text)
+        assert not shown(repr((running, ended)))
+    app.close()
 
 
 @pytest.mark.parametrize(
@@ -549,10 +660,34 @@ def test_nothing_is_left_behind_but_celerys_queues_and_durable_exchanges(
         assert worker.stop() == 0
     wait_until(lambda: set(names(own, "queues")) - before["queues"] == {"left", "left.gpu"}, "the queues are gone")
     assert set(names(own, "exchanges")) - before["exchanges"] <= {
-        "left", "left.gpu", "left.gate", "left.withdrawn", "celeryev", "celery.pidbox",
+        "left", "left.gpu", "left:gate", "left:withdrawn", "celeryev", "celery.pidbox",
     }  # fmt: skip
     assert waiting(place) == 0
     cleared(place, None, "gpu")
+
+
+@pytest.mark.slow
+def test_a_body_that_is_too_large_for_the_broker_fails_alone(
+    own: Rabbit, gate: Gate, callers: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    own.ctl("eval", "application:set_env(rabbit, max_message_size, 300000).")
+    try:
+        with a_site(own.url, tmp_path) as site:
+            running = callers.submit(post, site.web, "/patient", name="meanwhile")
+            gate.wait("meanwhile")
+            large = callers.submit(
+                httpx.post, f"{site.web.url}/parts", json={"number": 1, "unknown": "x" * 600_000}, timeout=20
+            )
+            others = [said(post(site.web, "/work")) for _ in range(40)]
+            answer = large.result()
+            assert (answer.status_code, answer.json()["started"]) == (503, False)
+            assert answer.json()["reason"] == "backend-unavailable"
+            gate.open("meanwhile")
+            assert {*others, said(running.result())} == {OK}
+            site.web.wait_line("the broker refuses requests: it refuses the message: .*message size")
+            assert "cannot be reached" not in site.web.log
+    finally:
+        own.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
 
 
 def names(broker: Rabbit, kind: str) -> list[str]:

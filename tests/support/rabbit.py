@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import amqp
 
-from offloop.transports.celery.amqp_line import Line
-from offloop.transports.celery.amqp_wire import BrokerError, address_of
+from offloop.transports.celery.amqp_wire import address_of
 from tests.support.daemon import Daemon, free_port
 
 DEADLINE = 50.0
@@ -109,20 +108,25 @@ def rabbit() -> Iterator[Rabbit]:
             one.close()
 
 
+_shared = ExitStack()
+_urls: list[str] = []
+
+
 @contextmanager
 def anywhere() -> Iterator[str]:
-    """The URL of one that is shared: the machine's, if it lets guests in, else one that is started for whoever asks.
+    """The URL of one that all tests of a run share, started for the first who asks: never the machine's own.
 
     For tests that clean up after themselves, and stop nothing.
     """
-    machines = "amqp://guest:guest@127.0.0.1:5672//"
-    try:
-        Line(address_of(machines)).close()
-    except BrokerError:
-        with rabbit() as own:
-            yield own.url
-    else:
-        yield machines
+    if not _urls:
+        _urls.append(_shared.enter_context(rabbit()).url)
+    yield _urls[0]
+
+
+def end_shared() -> None:
+    """At the end of a run."""
+    _shared.close()
+    _urls.clear()
 
 
 def swept(url: str, namespace: str) -> None:
@@ -131,5 +135,5 @@ def swept(url: str, namespace: str) -> None:
     with amqp.Connection(f"{address.host}:{address.port}") as connection:
         channel = connection.channel()
         channel.queue_delete(namespace)
-        for exchange in (namespace, f"{namespace}.gate", f"{namespace}.withdrawn"):
+        for exchange in (namespace, f"{namespace}:gate", f"{namespace}:withdrawn"):
             channel.exchange_delete(exchange)

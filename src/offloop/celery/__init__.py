@@ -8,25 +8,25 @@ from celery import Celery
 
 from offloop import errors
 from offloop.celery import worker
-from offloop.celery.task import task_of
 from offloop.settings import Settings
 from offloop.transports.celery.broker import MARK, broker_at
-from offloop.transports.celery.letters import name_of
 
 
 def register(celery_app: Celery, *packages: str, settings: Settings | None = None) -> None:
     """Have the workers of a Celery app run the requests of a program.
 
     It adds one task, `<namespace>.run`, on the queue `<namespace>` (and `<namespace>.<pool>` for endpoints with a
-    pool). A worker that is started without `-Q` takes from them, too; with `-Q` from those that are named.
+    pool), when the app is finalized: until then nothing is read of the app, and whatever listens to it still may. A
+    worker that is started without `-Q` takes from them, too; with `-Q` from those that are named.
 
     Args:
         celery_app: yours. Its broker is where the web processes' `OFFLOOP_BROKER_URL` points.
-        packages: as for `Offloop(...)`. They are imported when a worker starts, and never by whoever sends tasks.
+        packages: as for `Offloop(...)`. They are imported when a worker starts that takes from these queues, and never
+            by whoever sends tasks.
         settings: otherwise read from the environment.
 
     Raises:
-        SettingsError: a setting is malformed, or the app does not take JSON, in which its messages are.
+        SettingsError: a setting is malformed.
         UsageError: the app has been registered before, or there is no package.
 
     Example:
@@ -38,15 +38,10 @@ def register(celery_app: Celery, *packages: str, settings: Settings | None = Non
         raise errors.UsageError("register(celery_app, *packages) was given no package: name the module of your nodes")
     if celery_app in worker.registered:
         raise errors.UsageError(f"{celery_app.main or 'this app'} was registered before: name all packages at once")
-    settings = settings or Settings()
-    accepted = celery_app.conf.accept_content or ()
-    if not {"json", "application/json"}.intersection(accepted):
-        raise errors.SettingsError(
-            f"accept_content of the Celery app is {', '.join(accepted)}: offloop's messages are JSON, add 'json'"
-        )
-    part = worker.registered[celery_app] = worker.Part(celery_app, packages, settings)
-    celery_app.register_task(task_of(celery_app, name_of(settings.namespace), part.engine))
+    worker.registered[celery_app] = worker.Part(celery_app, packages, settings or Settings())
     worker.connect()
+    if celery_app.finalized:
+        worker.add_task(celery_app)
 
 
 def worker_app(*packages: str, settings: Settings | None = None) -> Celery:

@@ -11,6 +11,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
+from celery.utils.imports import cwd_in_path
+
 from offloop.clock import monotonic
 from offloop.events import Events
 from offloop.graph.fingerprint import fingerprint
@@ -114,7 +116,8 @@ class Engine:
         self._settings = settings
         self._find_broker = broker
         self._ending = ending
-        self._parts: tuple[Program, Broker] | None = None
+        self._program: Program | None = None
+        self._broker: Broker | None = None
         self._first = 0
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
@@ -127,18 +130,24 @@ class Engine:
 
     @property
     def loaded(self) -> bool:
-        return self._parts is not None
+        return self._program is not None
 
     def load(self) -> tuple[Program, Broker]:
         """Import the program and look for the broker, once. Raises what either does."""
         with self._lock:
-            if self._parts is None:
-                broker = self._find_broker()
-                self._parts = Program.load(*self._packages), broker
-                self._first = os.getpid()
+            broker = self._place()
+            if self._program is None:
+                with cwd_in_path():  # as for the app itself: a program may lie where `celery` was called
+                    self._program = Program.load(*self._packages)
                 logs.install()
                 tracing.prepare()
-            return self._parts
+            return self._program, broker
+
+    def _place(self) -> Broker:
+        if self._broker is None:
+            self._broker = self._find_broker()
+            self._first = os.getpid()
+        return self._broker
 
     @property
     def pools(self) -> set[str | None]:
@@ -149,10 +158,9 @@ class Engine:
     # ---- in a process, whichever it is: what a parent has is not its child's
 
     def end(self) -> WorkerEnd:
-        """A way to tell how a task ended; a process that runs none has no more than this."""
-        _, broker = self.load()
+        """A way to tell how a task ended; a process that runs none has no more than this, and needs no program."""
         with self._lock:
-            return self._end_here(broker)
+            return self._end_here(self._place())
 
     def start(self) -> Process:
         """What a process has that runs tasks, made now if it was not."""

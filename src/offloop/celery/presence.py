@@ -6,7 +6,7 @@ are refused at once where nobody would take them.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from celery.worker import state
@@ -23,17 +23,20 @@ class Presence:
     """From now on until `end`.
 
     Args:
-        end: the way to the broker.
-        queues: what this worker takes from.
+        end: makes the way to the broker, which is not asked for before there is something to say.
+        queues: what of ours this worker takes from now: `celery control` may change that.
         task: the name of ours among the tasks that it runs.
         pool: Celery's.
     """
 
-    def __init__(self, end: WorkerEnd, queues: Sequence[str], task: str, pool: Any) -> None:
+    def __init__(
+        self, end: Callable[[], WorkerEnd], queues: Callable[[], Collection[str]], task: str, pool: Any
+    ) -> None:
         self._end = end
         self._queues = queues
         self._task = task
         self._pool = pool
+        self._said: set[str] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._say, name="offloop-presence", daemon=True)
         self._thread.start()
@@ -43,19 +46,26 @@ class Presence:
         self._over.set()
 
     def _say(self) -> None:
-        said = True
+        heard = True
         while not self._over.is_set():
             try:
-                busy = sum(request.name == self._task for request in list(state.active_requests))
-                loops = int(getattr(self._pool, "limit", None) or 1)
-                self._end.announce(self._queues, loops, min(busy, loops))
-                said = True
+                self._announce(set(self._queues()))
+                heard = True
             except OSError as fault:
-                if said:
+                if heard:
                     log.warning("this worker cannot be announced: %s", fault)
-                said = False
+                heard = False
             self._over.wait(EVERY)
         try:
-            self._end.depart(self._queues)
+            self._announce(set())
         except OSError:
             log.debug("nobody could be told that this worker leaves")
+
+    def _announce(self, queues: set[str]) -> None:
+        if left := self._said - queues:
+            self._end().depart(sorted(left))
+        self._said = queues  # also where it is not heard: it may have been
+        if queues:
+            busy = sum(request.name == self._task for request in list(state.active_requests))
+            loops = int(getattr(self._pool, "limit", None) or 1)
+            self._end().announce(sorted(queues), loops, min(busy, loops))

@@ -6,16 +6,19 @@ the task returns; so of a success there is nothing left to store, and nothing is
 """
 
 import logging
+from functools import cached_property
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from billiard import common
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task, states
 from celery.backends.base import BaseBackend
+from celery.worker.request import Request
 
 from offloop.errors import BackendUnavailable, NodeFailed, WorkerLost
 from offloop.messages import Outcome
-from offloop.transports.celery.letters import BESIDE, read_id, unpacked
+from offloop.transports.celery.letters import BESIDE, UNTIL, read_id, unpacked
 from offloop.transports.parcels import NotOurs
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ log = logging.getLogger("offloop")
 
 GONE = (WorkerLostError, TimeLimitExceeded, Terminated)
 """The process that ran it was killed."""
+LEAST = 1.0
+"""Seconds that a task has, late as it may be, to see by itself that it is: its process is spared."""
 
 
 def task_of(app: Celery, name: str, engine: "Engine") -> Task:
@@ -38,7 +43,26 @@ def ending() -> bool:
     return bool(common._should_have_exited[0])  # noqa: SLF001  (`terminate_handler_fired` is not in every version)
 
 
-class Run(Task):  # type: ignore[misc]  # Celery has no types
+class Timed(Request):  # type: ignore[misc]  # Celery has no types
+    """A task of ours in the parent process. Its time limit counts from its deadline, and not from when it is accepted.
+
+    What its message says is counted from there: right if it does not wait, and too long by as much as it does.
+    """
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        super().on_accepted(pid, time_accepted)
+        until, result = self._request_dict.get(UNTIL), self._apply_result and self._apply_result()
+        stated = self.time_limits[0]
+        if result is None or not hasattr(result, "_on_timeout_set") or not isinstance(until, int | float) or not stated:
+            return  # a pool that kills nobody
+        left = self.task.left(until)
+        limit = result._timeout = result._soft_timeout = min(stated, max(left, LEAST))  # noqa: SLF001
+        if result._on_timeout_set:  # noqa: SLF001  (the pool has timers, and set them a moment ago)
+            result._on_timeout_cancel(result)  # noqa: SLF001
+            result._on_timeout_set(result, limit, limit)  # noqa: SLF001
+
+
+class Run(Task):  # type: ignore[misc]  # as above
     """Runs one request. Acknowledged when it has ended: what dies with a whole worker, the broker gives another."""
 
     # Each is said: what is not is taken from the app's configuration, which is for its own tasks.
@@ -50,11 +74,26 @@ class Run(Task):  # type: ignore[misc]  # Celery has no types
     serializer = "json"
     max_retries = 0
     rate_limit = 0
+    Request = Timed
 
     def __init__(self, app: Celery, name: str, engine: "Engine") -> None:
         self.name = name
+        self._app_of = app
         self._engine = engine
-        self.backend = Ends(app, engine)
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Not: `task_annotations` for "*" are the app's own, and would say again what is said above."""
+
+    @cached_property
+    def backend(self) -> "Ends":
+        """Made when it is first asked for: it reads the app's configuration."""
+        return Ends(self._app_of, self._engine)
+
+    def left(self, until: float) -> float:
+        """Seconds to an instant of the common clock; without end where that has not been read here."""
+        left = until - self._engine.end().broker_time(monotonic())
+        return left if left > float("-inf") else float("inf")
 
     def run(self, endpoint: str) -> None:
         """`endpoint` is for people who watch; the request itself lies beside the arguments."""

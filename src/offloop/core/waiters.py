@@ -26,11 +26,19 @@ class Phase(IntEnum):
     ENDED = 4
 
 
+def either(one: bool | None, other: bool | None) -> bool | None:
+    """Whether one of the two is so; None where that cannot be known."""
+    if one or other:
+        return True
+    return None if one is None or other is None else False
+
+
 class Waiter(msgspec.Struct, eq=False):
     """The caller's side of one admitted request. `promise` belongs to the gateway; None once the caller has left.
 
     Attributes:
         size: bytes of its body that are reserved.
+        tried: whether an earlier attempt had begun; None where that cannot be known.
         begun_at: of the attempt that runs; 0.0 before.
         envelope: what is sent to a worker, kept for as long as it may be sent again.
         hears: takes stream messages and progress, where the caller does.
@@ -52,6 +60,7 @@ class Waiter(msgspec.Struct, eq=False):
     size: int
     phase: Phase = Phase.UPLOADING
     attempt: int = 1
+    tried: bool | None = False
     begun_at: float = 0.0
     envelope: Envelope | None = None
     hears: Any = None
@@ -66,6 +75,10 @@ class Waiter(msgspec.Struct, eq=False):
     @property
     def endpoint(self) -> str:
         return self.policy.name
+
+    def started(self, begun: bool | None) -> bool | None:
+        """Whether any attempt had begun, if this is so of the last; None where that cannot be known."""
+        return either(self.tried, begun)
 
 
 class Waiters:

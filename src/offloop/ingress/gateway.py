@@ -23,7 +23,7 @@ from offloop.core.distant import Distant
 from offloop.core.drain import Drain, Step
 from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
-from offloop.core.waiters import Phase, Waiter, Waiters
+from offloop.core.waiters import Phase, Waiter, Waiters, either
 from offloop.events import STOPPED, WEDGED, Event, Events
 from offloop.messages import (
     FRAME,
@@ -440,7 +440,7 @@ class Gateway:
         now = self._clock()
         if not waiter.admitted:
             self._rejected(waiter.rid, waiter.policy, waiter.request_id, report.reason, now)
-        outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.attempt > 1)
+        outcome = Outcome(rid=report.rid, reason=report.reason, attempt=waiter.attempt, started=waiter.started(False))
         self._end(waiter, outcome, now, rejected=not waiter.admitted)
 
     def _taken(self, report: Taken) -> None:
@@ -459,6 +459,7 @@ class Gateway:
         if waiter is None or report.attempt <= waiter.attempt:
             return
         waiter.attempt = report.attempt
+        waiter.tried = either(waiter.tried, report.begun)
         waiter.begun_at = 0.0
         if waiter.phase is Phase.BEGUN:
             waiter.phase = Phase.QUEUED
@@ -503,6 +504,7 @@ class Gateway:
         again = waiter.policy.idempotent and waiter.attempt < self._max_deliveries and not waiter.heard
         if again and waiter.envelope is not None and waiter.phase is Phase.BEGUN:
             waiter.attempt += 1
+            waiter.tried = True
             waiter.begun_at = 0.0
             waiter.phase = Phase.QUEUED
             waiter.envelope = msgspec.structs.replace(waiter.envelope, attempt=waiter.attempt)
@@ -574,7 +576,7 @@ class Gateway:
             self._abandon(waiter)
             if waiter.begun_at:
                 self.crew.ran(waiter.policy.name, now - waiter.begun_at)
-        started = True if waiter.attempt > 1 else begun
+        started = waiter.started(begun)
         reason = waiter.verdict or ("expired-in-queue" if started is False else "deadline-exceeded")
         outcome = Outcome(rid=waiter.rid, reason=reason, attempt=waiter.attempt, started=started)
         self._end(waiter, outcome, now, recalled=begun is None)

@@ -30,7 +30,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, NOTHING, Names, consumer
 from offloop.transports.redis.reaping import GRACE, Reaper
-from offloop.transports.redis.staff import announcement
+from offloop.transports.redis.staff import announcement, announcing
 from offloop.transports.redis.wire import BrokerError, Command, Reply, ReplyError, address_of, passed_over
 
 log = logging.getLogger("offloop")
@@ -302,7 +302,7 @@ class Supervisor:
             name = self._full_name(worker)
             self._announced.add(name)
             said += (name, announcement(now, self._loops, min(count, self._loops)))
-        self._link.ask(("HSET", self._names.workers(self._pool), *said), passed_over)
+        self._link.ask_together(announcing(self._names.workers(self._pool), said), lambda _: None)
 
     # ---- of the workers
 

@@ -266,10 +266,10 @@ class BrokeredTransport(ABC, Generic[S]):
         if recalled:
             self._take_back(recalled)
 
-    def _parcel(self, envelope: Envelope) -> Parcel:
+    def _parcel(self, envelope: Envelope, gate: str = "") -> Parcel:
         return Parcel(
             self._way.broker_time(envelope.deadline), self._targets[envelope.endpoint].fingerprint,
-            self._again(envelope), msgspec.structs.replace(envelope, deadline=0.0),
+            self._again(envelope), msgspec.structs.replace(envelope, deadline=0.0), gate,
         )  # fmt: skip
 
     def _again(self, envelope: Envelope) -> bool:
@@ -300,13 +300,15 @@ class BrokeredTransport(ABC, Generic[S]):
         reports: list[Report] = []
         for fields in arrived:
             try:
-                reports.append(self._read(self._returns.read(self._inbox, fields), fields))
+                report = self._read(self._returns.read(self._inbox, fields), fields)
+                if report is not None:
+                    reports.append(report)
             except NotOurs as fault:
                 self._refusals.add(fault)
         self._receive(reports)
 
-    def _read(self, report: Returned, fields: Sequence[bytes]) -> Report:
-        """One report, its instants in this host's time.
+    def _read(self, report: Returned, fields: Sequence[bytes]) -> Report | None:
+        """One report, its instants in this host's time; None: there is nothing to tell yet.
 
         Raises:
             NotOurs: it is not to be told: it has come before, or too late. What else comes twice means nothing then.
@@ -329,7 +331,7 @@ class BrokeredTransport(ABC, Generic[S]):
         elif isinstance(report, Withdrawn):
             self._unbegun(report)
         elif isinstance(report, Requeued):
-            self._requeued(report, fields)
+            return self._requeued(report, fields)
         return report
 
     def _current(self, rid: str, attempt: int) -> S | None:
@@ -379,9 +381,9 @@ class BrokeredTransport(ABC, Generic[S]):
         """To the worker that is named in it."""
 
     @abstractmethod
-    def _lost(self, outcome: Outcome) -> Report:
+    def _lost(self, outcome: Outcome) -> Report | None:
         """Its worker is gone. Whether this ends it, or it goes on as another attempt, and what is told of it."""
 
     @abstractmethod
-    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> None:
+    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> Report | None:
         """It has been put back, as this attempt; `fields`: of the parcel that tells of it."""

@@ -1,18 +1,23 @@
 """`register` and `worker_app`: what they add to an app and what they leave as it is, what they refuse and import."""
 
 import os
+import ssl
 import subprocess
 import sys
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, states
+from celery.concurrency.prefork import TaskPool
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
+from kombu import Message, Queue
 
 from offloop import errors
-from offloop.celery import register, worker_app
+from offloop.celery import register, worker, worker_app
 from offloop.messages import Outcome
 from offloop.settings import Settings
 from offloop.transports.celery.letters import id_of
@@ -108,6 +113,179 @@ def test_two_apps_in_one_process_do_not_disturb_each_other() -> None:
     assert one.tasks["one.run"].name == "one.run"
 
 
+def test_whoever_listens_for_its_configuration_is_told_as_without_it() -> None:
+    """Which is where people add their periodic tasks; also those who begin to listen after `register`."""
+    mine, told = app(), list[str]()
+    register(mine, PACKAGE)
+    assert not mine.configured
+    assert not mine.finalized
+    mine.on_after_configure.connect(lambda sender, **_: told.append("configured"), weak=False)
+    mine.on_after_finalize.connect(lambda sender, **_: told.append("finalized"), weak=False)
+    assert "offloop.run" in mine.tasks
+    assert sorted(told) == ["configured", "finalized"]
+
+
+def test_an_app_that_is_finalized_already_has_the_task_at_once() -> None:
+    mine = app()
+    mine.finalize()
+    register(mine, PACKAGE)
+    assert mine.tasks["offloop.run"].app is mine
+
+
+def test_what_annotations_say_of_all_tasks_they_do_not_say_of_ours() -> None:
+    own = {"rate_limit": "10/m", "acks_late": False, "ignore_result": True, "time_limit": 1, "track_started": True}
+    mine = app(task_annotations={"*": own, "offloop.run": own})
+
+    @mine.task(name="shop.count", shared=False)
+    def count() -> None: ...
+
+    register(mine, PACKAGE)
+    task, theirs = mine.tasks["offloop.run"], mine.tasks["shop.count"]
+    assert (task.acks_late, task.ignore_result, task.track_started) == (True, False, False)
+    assert (task.rate_limit, task.time_limit) == (0, None)
+    assert {name: getattr(theirs, name) for name in own} == own
+
+
+# ---- a worker that starts
+
+
+class Instance:
+    """As much of Celery's worker as is asked for; `-Q` selects what it takes from."""
+
+    pool_cls = TaskPool
+
+    def __init__(self, made: Celery, *queues: str) -> None:
+        self.app = made
+        if queues:
+            made.amqp.queues.select(queues)
+
+
+def started(mine: Celery, *queues: str) -> set[str]:
+    """What a worker takes from that has got so far."""
+    worker._set_up(Instance(mine, *queues))
+    return set(mine.amqp.queues.consume_from)
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    [((), {"offloop", "shop"}), (("shop",), {"shop"}), (("shop", "offloop"), {"shop", "offloop"})],
+)
+def test_a_worker_takes_from_our_queues_unless_others_are_named(named: tuple[str, ...], taken: set[str]) -> None:
+    mine = app(task_default_queue="shop")
+    register(mine, PACKAGE)
+    assert started(mine, *named) == taken
+
+
+def test_a_queue_that_the_app_describes_itself_is_left_as_it_is() -> None:
+    limited = {"x-max-length": 100, "x-overflow": "reject-publish"}
+    mine = app(task_queues=[Queue("offloop", queue_arguments=limited), Queue("shop")])
+    register(mine, PACKAGE)
+    assert started(mine) == {"offloop", "shop"}
+    assert mine.amqp.queues["offloop"].queue_arguments == limited
+
+
+def test_a_worker_for_other_tasks_has_nothing_to_do_with_the_program() -> None:
+    mine = app(task_default_queue="shop", accept_content=["pickle"])
+    register(mine, "tests.nowhere.at.all")
+    assert started(mine, "shop") == {"shop"}
+    assert not worker.registered[mine].engine.loaded
+    mine.conf.accept_content = ["json"]
+    with pytest.raises(SystemExit, match="tests.nowhere"):
+        started(mine, "shop", "offloop")
+
+
+@pytest.mark.parametrize(
+    ("conf", "why"),
+    [
+        ({"broker_url": "amqp://one//;amqp://other//"}, "several brokers"),
+        ({"broker_url": ["redis://one/0", "redis://other/0"]}, "several brokers"),
+        ({"broker_url": "amqps://one//", "broker_use_ssl": {"ciphers": "few"}}, "'ciphers' of broker_use_ssl"),
+        ({"broker_url": "redis+socket:///run/redis.sock", "broker_use_ssl": {}}, "broker_use_ssl"),
+    ],
+)
+def test_a_broker_that_cannot_be_followed_is_refused_with_what_to_do(conf: dict[str, Any], why: str) -> None:
+    mine = Celery("shop", set_as_current=False)
+    mine.conf.update(conf)
+    with pytest.raises(errors.SettingsError, match="OFFLOOP_BROKER_URL") as refused:
+        worker._broker_of(mine, Settings())
+    assert why in str(refused.value)
+
+
+def test_the_setting_says_where_requests_are_however_many_brokers_an_app_has() -> None:
+    mine = app(broker_url="amqp://one//;amqp://other//")
+    assert str(worker._broker_of(mine, Settings(broker_url="celery+redis://here:1/0"))) == "celery on here:1/0"
+
+
+@pytest.mark.parametrize("url", ["amqp://me@there//", "amqps://me@there//", "pyamqp://me@there//"])
+@pytest.mark.parametrize("checked", [ssl.CERT_REQUIRED, ssl.CERT_NONE])
+def test_tls_of_the_apps_rabbitmq_is_tls_of_ours(url: str, checked: ssl.VerifyMode) -> None:
+    mine = app(broker_url=url, broker_use_ssl={"cert_reqs": checked})
+    address = worker._broker_of(mine, Settings()).address  # type: ignore[attr-defined]  # a RabbitMQ's
+    assert (address.tls.verify_mode, address.port) == (checked, 5671)
+
+
+@pytest.mark.parametrize("checked", [ssl.CERT_REQUIRED, ssl.CERT_NONE, "none"])
+def test_tls_of_the_apps_redis_is_tls_of_ours(checked: object) -> None:
+    mine = app(broker_url="redis://there:6380/3", broker_use_ssl={"ssl_cert_reqs": checked})
+    address = worker._broker_of(mine, Settings()).address  # type: ignore[attr-defined]  # a Redis'
+    expected = ssl.CERT_REQUIRED if checked is ssl.CERT_REQUIRED else ssl.CERT_NONE
+    assert address.tls.verify_mode == expected
+
+
+# ---- how long it may run
+
+
+class Result:
+    """Of billiard: what its pool was told of time limits."""
+
+    def __init__(self) -> None:
+        self.limits: list[float] = []
+        self._timeout = self._soft_timeout = 99.0
+
+    def _on_timeout_set(self, result: "Result", soft: float, hard: float) -> None:
+        assert (soft, result._timeout, result._soft_timeout) == (hard, hard, hard)
+        self.limits.append(hard)
+
+    def _on_timeout_cancel(self, result: "Result") -> None:
+        self.limits.append(0.0)
+
+
+def accepted(until: object, now: float, *, pool: bool = True) -> list[float]:
+    """What is said of a task with a limit of 9 s that a process takes up at that instant."""
+    mine, result = app(), Result() if pool else object()
+    register(mine, PACKAGE)
+    task = mine.tasks["offloop.run"]
+    request = task.Request.__new__(task.Request)
+    request.__init__(
+        Message(body=b"[[], {}, {}]", content_type="application/json", content_encoding="utf-8"), app=mine, task=task,
+        headers={"id": "r.1", "task": "offloop.run", "timelimit": [9.0, 9.0], "offloop_until": until},
+        decoded=True, body=([], {}, {}),
+    )  # fmt: skip
+    request._apply_result = lambda: result
+    request.send_event = lambda *_, **__: None
+    task._engine.end = lambda: SimpleNamespace(broker_time=lambda _: now)
+    request.on_accepted(1, monotonic())
+    return result.limits if isinstance(result, Result) else []
+
+
+@pytest.mark.parametrize(
+    ("until", "now", "limit"),
+    [
+        (109.0, 100.0, 9.0), (109.0, 103.5, 5.5), (109, 105.0, 4.0),
+        (109.0, 120.0, 1.0),  # it sees by itself that it is late
+        (109.0, 90.0, 9.0),  # never longer than its message says
+        (109.0, float("inf"), 9.0),  # what time it is there has not been read yet
+    ],
+)  # fmt: skip
+def test_its_time_limit_counts_from_its_deadline_however_long_it_waited(until: float, now: float, limit: float) -> None:
+    assert accepted(until, now) == [0.0, limit]
+
+
+def test_a_pool_that_kills_nobody_and_a_message_that_does_not_say_are_left_as_they_are() -> None:
+    assert accepted(109.0, 100.0, pool=False) == []
+    assert accepted(None, 100.0) == accepted("soon", 100.0) == []
+
+
 # ---- what it imports
 
 
@@ -159,13 +337,14 @@ def test_twice_is_refused_and_another_app_is_not() -> None:
 
 
 @pytest.mark.parametrize("accepted", [["pickle"], ["yaml", "msgpack"], []])
-def test_an_app_that_takes_no_json_is_refused(accepted: list[str]) -> None:
+def test_a_worker_of_an_app_that_takes_no_json_does_not_start(accepted: list[str]) -> None:
+    """It is said when a worker starts, and not before: until then an app may be configured."""
     mine = app(accept_content=accepted)
-    with pytest.raises(errors.SettingsError, match="add 'json'"):
-        register(mine, PACKAGE)
-    assert "offloop.run" not in mine.tasks
+    register(mine, PACKAGE)
+    with pytest.raises(SystemExit, match="add 'json'"):
+        started(mine)
     mine.conf.accept_content = [*accepted, "application/json"]
-    register(mine, PACKAGE)  # what was refused has left nothing behind
+    started(mine)
 
 
 def test_a_malformed_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

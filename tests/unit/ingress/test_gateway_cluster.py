@@ -110,6 +110,25 @@ def test_what_was_queued_once_more_is_another_attempt_and_only_its_reply_counts(
     assert promise.outcome.payload == b"second"
 
 
+@pytest.mark.parametrize(("begun", "reason"), [(False, "expired-in-queue"), (None, "deadline-exceeded")])
+def test_another_attempt_says_no_more_than_is_known_of_the_last(begun: bool | None, reason: str) -> None:
+    rig = Rig(distant=True)
+    waiter, _ = rig.sent("again")
+    rig.reports(Taken(waiter.rid), Requeued(waiter.rid, 2, begun=begun))
+    rig.until(waiter.deadline)
+    rig.reports(Withdrawn(waiter.rid, begun=False))
+    assert rig.ends() == [("r1", reason, begun)]
+
+
+@pytest.mark.parametrize("begun", [False, None, True])
+def test_another_attempt_that_is_refused_says_whether_an_earlier_one_began(begun: bool | None) -> None:
+    rig = Rig(distant=True)
+    waiter, _ = rig.sent("again")
+    rig.reports(Taken(waiter.rid), Requeued(waiter.rid, 2, begun=begun), Requeued(waiter.rid, 3, begun=False))
+    rig.reports(Refused(waiter.rid, "backend-unavailable"))
+    assert rig.ends() == [("r1", "backend-unavailable", begun)]
+
+
 def test_what_is_recalled_while_it_is_queued_once_more_stays_recalled() -> None:
     rig = Rig(distant=True)
     rig.sink.answers = [None]

@@ -3,8 +3,9 @@
 Owns the names of queues and exchanges, and what stands for a claim where there is no shared store. That a request
 begins goes into its web process' inbox through an exchange, the gate, and is confirmed before its node is called; all
 else comes into the same queue. So whoever sends a probe of its own into its inbox has, when it arrives, all that was
-said before. Time is each host's own wall clock. Both ends are in this one file, long as it is: neither can be read
-without the other.
+said before. What a broker gives out a second time, the first may begin yet, cut off as it may be: before it is sent
+again its key to the gate is taken away, and what is sent from then on has another. Time is each host's own wall clock.
+Both ends are in this one file, long as it is: neither can be read without the other.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from offloop.messages import Outcome, Withdrawn
 from offloop.transports.backoff import LONGEST, Backoff
 from offloop.transports.celery.amqp_line import Blocked, Line
 from offloop.transports.celery.amqp_wire import (
+    BULKY,
     LOOK,
     MAIN,
     BrokerError,
@@ -36,7 +38,7 @@ from offloop.transports.celery.amqp_wire import (
     open_wire,
     properties,
 )
-from offloop.transports.celery.ends import Claim, Fields, User
+from offloop.transports.celery.ends import Claim, Fields, TooLarge, User
 from offloop.transports.celery.letters import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -46,7 +48,7 @@ from offloop.transports.celery.letters import (
     unboxed,
 )
 from offloop.transports.celery.recent import Recent
-from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals, Returned, Seal, orders
+from offloop.transports.parcels import Cancel, NotOurs, Order, Parcel, Refusals, Returned, Seal, orders
 
 log = logging.getLogger("offloop")
 
@@ -99,12 +101,12 @@ class AmqpBroker:
     @property
     def gate(self) -> str:
         """The exchange by which a request is said to begin; where nobody waits, it comes back."""
-        return f"{self.namespace}.gate"
+        return f"{self.namespace}:gate"
 
     @property
     def withdrawn(self) -> str:
         """The exchange by which every worker hears of what was taken back."""
-        return f"{self.namespace}.withdrawn"
+        return f"{self.namespace}:withdrawn"
 
     def inbox(self, epoch: str) -> str:
         """The queue of a web process."""
@@ -147,6 +149,9 @@ class AmqpWebEnd:
         self._probes: dict[bytes, Callable[[], None]] = {}
         self._sent = Recent()
         self._looking = False
+        self._gates = 0
+        self._opening_gates = 0
+        self._held: list[tuple[Letter, Callable[[Letter, str], None]]] = []
         self._shuts = self._shut = False
         self._when_shut: list[Callable[[], None]] = []
         self._closed = False
@@ -154,6 +159,13 @@ class AmqpWebEnd:
     @property
     def is_up(self) -> bool:
         return self._up and not self._broken.is_set()
+
+    @property
+    def gate(self) -> str:
+        return f"{self._epoch}.{self._gates}"
+
+    def knows(self, rid: str) -> bool:
+        return rid in self._sent
 
     # ---- its life
 
@@ -220,7 +232,7 @@ class AmqpWebEnd:
 
     def _opening(self) -> list[Method]:
         place, inbox = self._place, self._inbox
-        bind = [] if self._shuts else [commands.Queue.Bind(0, inbox, place.gate, self._epoch)]
+        bind = [] if self._shuts else [commands.Queue.Bind(0, inbox, place.gate, self.gate)]
         return [
             commands.Exchange.Declare(0, place.gate, "direct", durable=True),
             commands.Exchange.Declare(0, place.withdrawn, "fanout", durable=True),
@@ -257,6 +269,8 @@ class AmqpWebEnd:
     def _drop(self) -> None:
         wire, self._wire = self._wire, None
         self._probes.clear()
+        self._opening_gates = 0
+        self._held.clear()
         self._sent.clear()  # what was said of these may be lost with the inbox
         self._looking = False
         if wire is not None:
@@ -345,9 +359,12 @@ class AmqpWebEnd:
 
     def publish(self, letters: Sequence[Letter], answered: Callable[[Letter, str], None]) -> None:
         if self._wire is not None:
-            told = [partial(answered, letter) for letter in letters]
             for letter in letters:
                 self._sent.add(letter.rid)
+            if self._opening_gates:
+                self._held += [(letter, answered) for letter in letters if len(letter.text) >= BULKY // 2]
+                letters = [letter for letter in letters if len(letter.text) < BULKY // 2]
+            told = [partial(answered, letter) for letter in letters]
             self._wire.publish([message_of(letter) for letter in letters], told)
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -382,14 +399,39 @@ class AmqpWebEnd:
         self._when_shut.append(done)
         if self._wire is not None:
             # The probe goes out when the answer has come: what passed the gate before is in the inbox then.
-            unbind = commands.Queue.Unbind(0, self._inbox, self._place.gate, self._epoch)
-            self._wire.ask(MAIN, unbind, lambda _: self._probe(self._now_shut))
+            self._wire.ask(MAIN, self._unbind(), lambda _: self._probe(self._now_shut))
+
+    def _unbind(self) -> Method:
+        return commands.Queue.Unbind(0, self._inbox, self._place.gate, self.gate)
 
     def _now_shut(self) -> None:
         self._shut = True
         waiting, self._when_shut = self._when_shut, []
         for done in waiting:
             done()
+
+    def shut(self, done: Callable[[], None]) -> None:
+        """The other one is open before anything can come that is to go by it.
+
+        A channel keeps its order; what is large goes by another channel, and so waits for the answer.
+        """
+        if self._wire is None:
+            return
+        last = self._unbind()
+        self._gates += 1
+        if self._shuts:
+            self._wire.ask(MAIN, last, lambda _: self._probe(done))
+            return
+        self._opening_gates += 1
+        bind = commands.Queue.Bind(0, self._inbox, self._place.gate, self.gate)
+        self._wire.asks(MAIN, [bind, last], [self._opened_gate, lambda _: self._probe(done)])
+
+    def _opened_gate(self, _: Method) -> None:
+        self._opening_gates -= 1
+        if not self._opening_gates:
+            held, self._held = self._held, []
+            for letter, answered in held:
+                self.publish([letter], answered)
 
     def order(self, order: Order) -> None:
         queue = self._place.orders(order.worker)
@@ -424,7 +466,7 @@ def message_of(letter: Letter) -> Message:
     """As kombu sends one, but that it is not kept on disk: whoever waits for it does not outlive the broker."""
     id_ = letter.properties["correlation_id"]
     written = properties(CONTENT_TYPE, CONTENT_ENCODING, letter.headers, id_, letter.properties.get("reply_to") or "")
-    return Message(letter.queue, letter.body.encode(), written, id_, mandatory=True)
+    return Message(letter.queue, letter.body, written, id_, mandatory=True)
 
 
 class AmqpWorkerEnd:
@@ -451,19 +493,19 @@ class AmqpWorkerEnd:
 
     # ---- what is said
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
-        if redelivered:
-            # Whoever had it may have begun it, and has said so before this: who asked can tell.
-            self.tell(rid, Outcome(rid, "worker-lost", attempt=attempt), heard=True)
-            return "begun before"
+    @property
+    def remembers(self) -> bool:
+        return False
+
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
+        rid, attempt, expires = parcel.envelope.rid, parcel.envelope.attempt, parcel.expires
         if rid in self._withdrawn:
             self.tell(rid, Withdrawn(rid, begun=False), heard=True)
             return "withdrawn"
         now = time.time()
         until = expires - min(ALLOWANCE, SHARE * max(0.0, expires - now))
-        epoch = epoch_of(rid)
-        body = boxed(self._seal.write(self._place.inbox(epoch), begun))
-        while (answer := self._ask_gate(epoch, body, until)) is None:
+        body = boxed(self._seal.write(self._place.inbox(epoch_of(rid)), begun))
+        while (answer := self._ask_gate(parcel.gate, body, until)) is None:
             pass
         if not answer and time.time() >= until:
             # It has said the opposite, which only an end takes back.
@@ -471,25 +513,25 @@ class AmqpWorkerEnd:
             return "late"
         return answer
 
-    def _ask_gate(self, epoch: str, body: bytes, until: float) -> str | None:
+    def _ask_gate(self, gate: str, body: bytes, until: float) -> str | None:
         """Empty: it may begin. None: it has to be asked again, for which there is time; saying it twice is no harm.
 
         Raises:
             OSError: there is none.
         """
         try:
-            return self._tried(partial(self._pass_gate, epoch, body, until))
+            return self._tried(partial(self._pass_gate, gate, body, until))
         except OSError:
             if time.time() >= until or self._over.wait(ASK_AGAIN_AFTER):
                 raise
             return None
 
-    def _pass_gate(self, epoch: str, body: bytes, until: float, line: Line) -> str:
+    def _pass_gate(self, gate: str, body: bytes, until: float, line: Line) -> str:
         line.settle()
         if time.time() >= until:  # so long has it taken to come here
             return "late"
         line.returned = False
-        _heard(line, line.send(self._place.gate, epoch, body, mandatory=True))
+        _heard(line, line.send(self._place.gate, gate, body, mandatory=True))
         return "nobody waits" if line.returned else ""
 
     def tell(self, rid: str, report: Returned, *, heard: bool) -> None:
@@ -503,6 +545,8 @@ class AmqpWorkerEnd:
                 self._tried(lambda line: _heard(line, line.send("", inbox, body)))
             except Blocked:
                 raise  # it lies in the connection, which is to stay
+            except TooLarge:
+                raise  # nor would it be taken by another
             except OSError:
                 if last == TRIES - 1:
                     raise

@@ -13,10 +13,11 @@ from struct import error
 from typing import Any
 
 import amqp
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, PreconditionFailed
 from amqp.transport import SSLTransport, TCPTransport
 
 from offloop.transports.celery.amqp_wire import CONNECT_WITHIN, Address, BrokerError
+from offloop.transports.celery.ends import TooLarge
 
 PATIENCE = 1.0
 """Seconds to wait for the broker."""
@@ -56,6 +57,7 @@ class Line:
 
     Raises:
         BrokerError: it cannot be opened; and by every call, once it has broken.
+        TooLarge: the broker does not take what was sent, and has closed its end for that.
     """
 
     def __init__(self, address: Address, heartbeat: int = 0) -> None:
@@ -179,7 +181,9 @@ def _translated() -> Iterator[None]:
     """py-amqp's errors, at the one edge where they are known."""
     try:
         yield
-    except BrokerError:
+    except (BrokerError, TooLarge):
         raise
+    except PreconditionFailed as fault:
+        raise (TooLarge if "message size" in str(fault) else BrokerError)(str(fault)) from None
     except (AMQPError, OSError, error) as fault:
         raise BrokerError(str(fault) or type(fault).__name__) from None

@@ -33,8 +33,10 @@ HEARTBEAT = 5
 """Seconds, at the most, between two signs of life; after twice that without one each gives up the other."""
 FRAME_MAX = 2**17
 """Bytes of a frame, at the most."""
-MAIN, LOOK = 1, 2
-"""Channels: where messages go and come, and where a question may fail without harm to these."""
+MAIN, LOOK, BULK = 1, 2, 3
+"""Channels: where messages go and come, and where a question, or a large message, may fail without harm to these."""
+BULKY = 2**16
+"""Bytes of a message from which on it may be larger than a broker takes, which closes the channel that it comes by."""
 CLIENT = {
     "product": "offloop",
     "capabilities": {
@@ -189,18 +191,21 @@ def _value(value: Any) -> bytes:
 
 
 @lru_cache(1024)
-def _publish(exchange: str, key: str, mandatory: bool) -> bytes:
-    return frame.marshal(commands.Basic.Publish(0, exchange, key, mandatory), MAIN)
+def _publish(channel: int, exchange: str, key: str, mandatory: bool) -> bytes:
+    return frame.marshal(commands.Basic.Publish(0, exchange, key, mandatory), channel)
 
 
-def written(message: Message, frame_max: int) -> list[bytes]:
+def written(message: Message, frame_max: int, channel: int = MAIN) -> list[bytes | memoryview]:
     """A message's frames."""
     exchange, size, most = message.exchange, len(message.body), frame_max - _FRAME.size - len(_END)
-    content = _CONTENT.pack(_HEADER, MAIN, 12 + len(message.properties), commands.Basic.frame_id, 0, size)
-    parts = [_publish(exchange, message.key, message.mandatory), content, message.properties, _END]
+    content = _CONTENT.pack(_HEADER, channel, 12 + len(message.properties), commands.Basic.frame_id, 0, size)
+    parts: list[bytes | memoryview] = [
+        _publish(channel, exchange, message.key, message.mandatory), content, message.properties, _END,
+    ]  # fmt: skip
+    body = memoryview(message.body)  # of which a part is no copy
     for at in range(0, size, most):
-        part = message.body[at : at + most]
-        parts += (_FRAME.pack(_BODY, MAIN, len(part)), part, _END)
+        part = body[at : at + most]
+        parts += (_FRAME.pack(_BODY, channel, len(part)), part, _END)
     return parts
 
 
@@ -233,11 +238,15 @@ class Wire(asyncio.Protocol):
         self._frame_max = FRAME_MAX
         self._transport: asyncio.Transport | None = None
         self._rest = b""
-        self._waiting: dict[int, deque[Answered]] = {0: deque(), MAIN: deque(), LOOK: deque()}
+        self._waiting: dict[int, deque[Answered]] = {0: deque(), MAIN: deque(), LOOK: deque(), BULK: deque()}
         self._awaited: set[asyncio.Future[Method]] = set()
         self._number = 0
         self._unconfirmed: dict[int, tuple[str, Confirmed]] = {}
         self._returned: set[str] = set()
+        # Large messages, one after the other: if their channel is closed, it is known which was refused.
+        self._bulk: deque[tuple[Message, Confirmed]] = deque()
+        self._moving: Confirmed | None = None
+        self._bounced = False
         # what is coming in at the moment
         self._returning = self._keeping = False
         self._left = 0
@@ -262,16 +271,34 @@ class Wire(asyncio.Protocol):
         self._transport.write(b"".join([frame.marshal(method, channel) for method in methods]))
 
     def publish(self, messages: Sequence[Message], confirmed: Sequence[Confirmed]) -> None:
-        """Send messages, in one write; each is told of by its own of `confirmed`."""
+        """Send messages, in one write but for large ones; each is told of by its own of `confirmed`."""
         if self._transport is None or not messages:
             return
         self._begins()
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         for message, told in zip(messages, confirmed, strict=True):
+            if len(message.body) >= BULKY:
+                self._bulk.append((message, told))
+                continue
             self._number += 1
             self._unconfirmed[self._number] = message.id, told
             parts += written(message, self._frame_max)
-        self._transport.write(b"".join(parts))
+        if parts:
+            self._transport.write(b"".join(parts))
+        self._move()
+
+    def _move(self) -> None:
+        """The next large message, if none is under way and its channel is open."""
+        if self._transport is not None and self._bulk and self._moving is None and not self._waiting[BULK]:
+            message, self._moving = self._bulk.popleft()
+            self._transport.write(b"".join(written(message, self._frame_max, BULK)))
+
+    def _moved(self, fault: str) -> None:
+        told, self._moving = self._moving, None
+        bounced, self._bounced = self._bounced, False
+        if told is not None:
+            _guarded(told, fault or ("there is no such queue" if bounced else ""))
+        self._move()
 
     async def told(self, channel: int, *methods: Method) -> Method:
         """Say these, and wait for what the last is answered. Raises BrokerError where it is refused or lost."""
@@ -307,7 +334,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def _under_way(self) -> bool:
-        return bool(self._unconfirmed) or any(self._waiting.values())
+        return bool(self._unconfirmed or self._moving) or any(self._waiting.values())
 
     def _begins(self) -> None:
         if not self._under_way:
@@ -338,6 +365,9 @@ class Wire(asyncio.Protocol):
     def close(self) -> None:
         """Say goodbye, after all that was said before. When that has been heard, or nobody hears it, it is `lost`."""
         if self._transport is not None:
+            for message, _ in self._bulk:
+                self._transport.write(b"".join(written(message, self._frame_max, BULK)))
+            self._bulk.clear()
             self._say(0, commands.Connection.Close(200, "goodbye", 0, 0))
             self._loop.call_later(CONNECT_WITHIN, self.drop)
 
@@ -348,6 +378,8 @@ class Wire(asyncio.Protocol):
         for waiting in self._waiting.values():
             waiting.clear()
         self._unconfirmed.clear()
+        self._bulk.clear()
+        self._moving = None
         self._fail()
         self.lost()
 
@@ -396,10 +428,17 @@ class Wire(asyncio.Protocol):
     def _take(self, kind: int, channel: int, data: bytes, first: int, last: int) -> None:
         """One frame, whose payload lies from `first` to `last`."""
         if kind != _METHOD:
+            if channel == BULK and self._bounced:
+                return  # what was sent there, once more
             self._take_part(kind, channel, data[first:last])
             return
         (index,) = _INDEX.unpack_from(data, first)
-        if index == _ACK:
+        if channel == BULK and index in (_ACK, _RETURN):
+            if index == _ACK:
+                self._moved("")
+            else:
+                self._bounced = True
+        elif index == _ACK:
             number, multiple = _CONFIRM.unpack_from(data, first + 4)
             self._confirm(number, bool(multiple), "")
         elif index in (_DELIVER, _RETURN):
@@ -445,24 +484,24 @@ class Wire(asyncio.Protocol):
                     self._returned.discard(id_)
                 _guarded(confirmed, fault or ("there is no such queue" if returned else ""))
 
+    def _refused(self, channel: int, method: commands.Basic.Nack) -> None:
+        if channel == BULK:
+            self._moved("it refuses the message")
+        else:
+            self._confirm(method.delivery_tag or 0, bool(method.multiple), "it refuses the message")
+
     def _hear(self, channel: int, method: Method) -> None:
         """Whatever is not said with every message."""
         match method:
             case commands.Basic.Nack():
-                self._confirm(method.delivery_tag or 0, bool(method.multiple), "it refuses the message")
+                self._refused(channel, method)
             case commands.Connection.Blocked():
                 self._now_blocked(True)
             case commands.Connection.Unblocked():
                 self._now_blocked(False)
             case commands.Channel.Close():
                 self._hand_over()
-                self._say(channel, commands.Channel.CloseOk())
-                waiting, self._waiting[channel] = self._waiting[channel], deque()
-                for answered in waiting:
-                    _guarded(answered, method)
-                if channel == MAIN:
-                    self.why = f"the broker refuses: {method.reply_text}"
-                    self.drop()
+                self._channel_closed(channel, method)
             case commands.Connection.Close() | commands.Basic.Cancel():
                 said = getattr(method, "reply_text", "what comes back cannot be read any more")
                 self.why = f"the broker closes the connection: {said}"
@@ -475,6 +514,26 @@ class Wire(asyncio.Protocol):
                 if not self._waiting[channel]:
                     raise _Strange("an answer to no question")
                 _guarded(self._waiting[channel].popleft(), method)
+
+    def _channel_closed(self, channel: int, method: commands.Channel.Close) -> None:
+        self._say(channel, commands.Channel.CloseOk())
+        waiting, self._waiting[channel] = self._waiting[channel], deque()
+        for answered in waiting:
+            _guarded(answered, method)
+        if channel == BULK:
+            self._open_bulk()
+            self._moved(f"it refuses the message: {method.reply_text}")
+        elif channel == MAIN:
+            self.why = f"the broker refuses: {method.reply_text}"
+            self.drop()
+
+    def _open_bulk(self) -> None:
+        """Nothing is sent there before it has been answered."""
+
+        def opened(_: Method) -> None:
+            self._move()
+
+        self.asks(BULK, (commands.Channel.Open(), commands.Confirm.Select()), (_ignored, opened))
 
     def _now_blocked(self, blocked: bool) -> None:
         if blocked is not self.is_blocked:
@@ -499,7 +558,11 @@ class Wire(asyncio.Protocol):
         self._say(0, commands.Connection.TuneOk(tune.channel_max, self._frame_max, HEARTBEAT))
         await self.told(0, commands.Connection.Open(address.vhost))
         await self.told(LOOK, commands.Channel.Open())
+        await self.told(BULK, commands.Channel.Open(), commands.Confirm.Select())
         await self.told(MAIN, commands.Channel.Open(), commands.Confirm.Select())
+
+
+def _ignored(_: Method) -> None: ...
 
 
 def _guarded(call: Callable[[Any], None], value: object) -> None:

@@ -8,10 +8,14 @@ from typing import NamedTuple, Protocol
 
 from offloop.transports.brokered import Way
 from offloop.transports.celery.letters import Letter
-from offloop.transports.parcels import Order, Returned
+from offloop.transports.parcels import Order, Parcel, Returned
 
 Fields = Sequence[bytes]
 """Of a parcel, names and values in turn."""
+
+
+class TooLarge(OSError):
+    """The broker is there, and takes nothing so large."""
 
 
 class Claim(NamedTuple):
@@ -20,12 +24,14 @@ class Claim(NamedTuple):
     Attributes:
         left: seconds until its deadline, after which it would not begin by itself.
         awaited: somebody waits for the answer.
+        again: whether each attempt may begin, and not one of them alone.
     """
 
     rid: str
     attempt: int
     left: float
     awaited: bool
+    again: bool = False
 
 
 class User(Protocol):
@@ -45,7 +51,24 @@ class User(Protocol):
 
 
 class WebEnd(Way, Protocol):
-    """One web process' way to a broker. It never blocks; nothing is sent while it is not `is_up`."""
+    """One web process' way to a broker. It never blocks; nothing is sent while it is not `is_up`.
+
+    Attributes:
+        gate: by which what is sent from now on is to say that it begins. Empty where the broker itself remembers who
+            has begun a request, and lets nobody else begin it.
+    """
+
+    @property
+    def gate(self) -> str: ...
+
+    def knows(self, rid: str) -> bool:
+        """Whether all has come, or will, that was said of it: not so when it was said into an inbox that is lost."""
+
+    def shut(self, done: Callable[[], None]) -> None:
+        """Have another gate from now on. Once `done`, nothing begins by the last, and all that has is known here.
+
+        Where the connection is lost meanwhile, that will not be known, and `done` is not called.
+        """
 
     def look(self) -> None:
         """Ask who is there; `User.seen` tells."""
@@ -70,7 +93,14 @@ class WorkerEnd(Protocol):
     """A process' way to the broker, on the worker side. Thread-safe; blocks, but never for long.
 
     What it raises is an OSError: the broker is gone, and what was said may have been heard or not.
+
+    Attributes:
+        remembers: whether the broker lets nobody begin what somebody has begun. Where it does not, what it gives out
+            a second time is not to begin: whoever had it first may have begun it, or may yet.
     """
+
+    @property
+    def remembers(self) -> bool: ...
 
     def local_time(self, at: float) -> float:
         """An instant of the common clock, in this host's monotonic one; never late, so that no deadline is put off."""
@@ -78,7 +108,7 @@ class WorkerEnd(Protocol):
     def broker_time(self, at: float) -> float:
         """The reverse; 0.0, which is no instant, stays so."""
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
         """Claim it, and say so where no kill can erase it. Empty: go on. Otherwise why it must not begin."""
 
     def tell(self, rid: str, report: Returned, *, heard: bool) -> None:

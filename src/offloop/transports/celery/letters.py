@@ -5,17 +5,20 @@ its id, its queue, and of the request nothing but the endpoint's name. The rest 
 Celery puts callbacks and chains, and is shown nowhere.
 """
 
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from binascii import b2a_base64
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from celery import Celery
 
-from offloop.transports.parcels import NotOurs
+from offloop.transports.parcels import NotOurs, parts_of
 
 BESIDE = "offloop"
 """Where a parcel is in the message, and so in a task's request."""
+UNTIL = "offloop_until"
+"""The header that says when whoever still runs it is killed, by the clock that both sides read."""
 CONTENT_TYPE, CONTENT_ENCODING = "application/json", "utf-8"
 
 _json = msgspec.json.Encoder().encode
@@ -30,7 +33,8 @@ class Letter(NamedTuple):
         rid, attempt: whose.
         queue: where it goes.
         headers, properties: Celery's, as its task protocol 2 has them.
-        body: JSON.
+        head, text, tail: of the body, which is JSON: what comes before the parcel in it and after, and that as base64.
+            They are not put together before they are sent, so that what is large is not copied more often than need be.
     """
 
     rid: str
@@ -38,7 +42,29 @@ class Letter(NamedTuple):
     queue: str
     headers: dict[str, Any]
     properties: dict[str, Any]
-    body: str
+    head: bytes
+    text: bytes
+    tail: bytes
+
+    @property
+    def body(self) -> bytes:
+        return b"".join((self.head, self.text, self.tail))
+
+
+class _Made(NamedTuple):
+    """What is the same in all messages for one endpoint."""
+
+    queue: str
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    head: bytes
+    tail: bytes
+
+    @classmethod
+    def of(cls, queue: str, message: Any) -> "_Made":
+        args, kwargs, embed = message.body
+        head, mark, tail = _json([args, kwargs, {**embed, BESIDE: ""}]).rpartition(b'""')
+        return cls(queue, message.headers, message.properties, head + mark[:1], mark[1:] + tail)
 
 
 def name_of(namespace: str) -> str:
@@ -76,10 +102,10 @@ class Letters:
     def __init__(self, namespace: str, pools: Mapping[str, str | None], grace: float) -> None:
         app = Celery(set_as_current=False)
         self._grace = grace
+        # Once for each: all but ids, time and the parcel is the same every time.
         self._made = {
-            endpoint: (
+            endpoint: _Made.of(
                 queue_of(namespace, pool),
-                # Once for each: all but ids, time and the parcel is the same every time.
                 app.amqp.create_task_message("-", name_of(namespace), args=(endpoint,), kwargs={}),
             )
             for endpoint, pool in pools.items()
@@ -87,22 +113,37 @@ class Letters:
 
     def queue(self, endpoint: str) -> str:
         """Where its requests go."""
-        return self._made[endpoint][0]
+        return self._made[endpoint].queue
 
-    def write(self, endpoint: str, rid: str, attempt: int, parcel: Sequence[str | bytes], left: float) -> Letter:
-        """Celery's message with a parcel in it; `left`: seconds until the deadline.
+    def write(
+        self, endpoint: str, rid: str, attempt: int, parcel: Sequence[str | bytes], left: float, expires: float
+    ) -> Letter:
+        """Celery's message with a parcel in it; `left`: seconds until the deadline, `expires`: the same as an instant.
 
         Both of Celery's time limits are said, so that an app's own, which are for other tasks, do not hold.
         """
-        queue, made = self._made[endpoint]
+        return self._letter(endpoint, rid, attempt, b2a_base64(boxed(parcel), newline=False), left, expires)
+
+    def writing(
+        self, endpoint: str, rid: str, attempt: int, parcel: Sequence[str | bytes], left: float, expires: float
+    ) -> Generator[None, None, Letter]:
+        """The same, with a pause after each part of a large one."""
+        box = boxed(parcel)
+        parts: list[bytes] = []
+        for part in parts_of(box):
+            parts.append(b2a_base64(part, newline=False))
+            yield
+        return self._letter(endpoint, rid, attempt, b"".join(parts), left, expires)
+
+    def _letter(self, endpoint: str, rid: str, attempt: int, text: bytes, left: float, expires: float) -> Letter:
+        queue, headers, properties, head, tail = self._made[endpoint]
         id_ = id_of(rid, attempt)
-        args, kwargs, embed = made.body
         limit = round(max(left, 0.0) + self._grace, 3)
         return Letter(
             rid, attempt, queue,
-            {**made.headers, "id": id_, "root_id": id_, "timelimit": [limit, limit]},
-            {**made.properties, "correlation_id": id_},
-            _json([args, kwargs, {**embed, BESIDE: packed(parcel)}]).decode(),
+            {**headers, "id": id_, "root_id": id_, "timelimit": [limit, limit], UNTIL: expires + self._grace},
+            {**properties, "correlation_id": id_},
+            head, text, tail,
         )  # fmt: skip
 
 
@@ -121,7 +162,7 @@ def unboxed(data: bytes) -> list[bytes]:
 
 def packed(parcel: Sequence[str | bytes]) -> str:
     """A parcel's fields as text."""
-    return b64encode(boxed(parcel)).decode()
+    return b2a_base64(boxed(parcel), newline=False).decode()
 
 
 def unpacked(text: object) -> list[bytes]:

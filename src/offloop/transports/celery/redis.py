@@ -9,7 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -22,11 +22,11 @@ from offloop.ingress.ids import epoch_of
 from offloop.transports.celery.ends import Claim, User
 from offloop.transports.celery.letters import CONTENT_ENCODING, CONTENT_TYPE, Letter, queue_of
 from offloop.transports.celery.recent import Recent
-from offloop.transports.parcels import NotOurs, Order, Refusals, Returned, Seal, orders
+from offloop.transports.parcels import NotOurs, Order, Parcel, Refusals, Returned, Seal, orders
 from offloop.transports.redis.link import BELIEVED, Link
 from offloop.transports.redis.names import INBOX_LIVES, Names
 from offloop.transports.redis.scripts import hash_of
-from offloop.transports.redis.staff import announcement, present
+from offloop.transports.redis.staff import announcement, announcing, forgetting, present
 from offloop.transports.redis.wire import (
     BrokerError,
     Command,
@@ -134,9 +134,10 @@ class RedisBroker:
         """The list that is a queue."""
         return self._prefix + name
 
-    def begun(self, rid: str, attempt: int) -> str:
-        """The key that says who has begun it."""
-        return f"{self.names.namespace}:begun:{rid}:{attempt}"
+    def begun(self, rid: str, attempt: int, *, again: bool) -> str:
+        """The key that says who has begun it: this attempt, or any where only one may begin."""
+        key = f"{self.names.namespace}:begun:{rid}"
+        return f"{key}:{attempt}" if again else key
 
     def web_end(
         self, epoch: str, pools: set[str | None], keys: Sequence[str], clock: Clock, user: User, largest: int
@@ -157,7 +158,8 @@ class RedisWebEnd:
         self._clock = clock
         self._user = user
         self._inbox = place.names.inbox(epoch)
-        self._queues = [queue_of(place.names.namespace, pool) for pool in sorted(pools, key=str)]
+        queues = [queue_of(place.names.namespace, pool) for pool in sorted(pools, key=str)]
+        self._staff = [place.names.workers(queue) for queue in queues]
         self._orders = orders(keys)
         self._sent = Recent()  # of which the broker, if it has forgotten nothing, knows who has begun it
         self._link = Link(place.address, clock, self)
@@ -206,6 +208,16 @@ class RedisWebEnd:
     def is_up(self) -> bool:
         return self._link.is_up
 
+    @property
+    def gate(self) -> str:
+        return ""
+
+    def knows(self, rid: str) -> bool:
+        return rid in self._sent
+
+    def shut(self, done: Callable[[], None]) -> None:
+        """There is none: it is judged by a key."""
+
     async def connect(self) -> None:
         await self._link.connect()
 
@@ -213,11 +225,12 @@ class RedisWebEnd:
         await self._link.serve()
 
     def look(self) -> None:
-        asked: list[Command] = [("HGETALL", self._place.names.workers(queue)) for queue in self._queues]
-        self._link.ask_together(asked, self._seen)
+        self._link.ask_together([("HGETALL", key) for key in self._staff], self._seen)
 
     def _seen(self, replies: list[Reply]) -> None:
         now = self._link.broker_time(self._clock())
+        for command in forgetting(self._staff, replies, now):
+            self._link.ask(command, passed_over)
         self._user.seen({name: each for reply in replies for name, each in present(reply, now).items()})
 
     def publish(self, letters: Sequence[Letter], answered: Callable[[Letter, str], None]) -> None:
@@ -237,7 +250,7 @@ class RedisWebEnd:
             answered(letter, fault)
 
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
-        keys = [self._place.begun(claim.rid, claim.attempt) for claim in claims]
+        keys = [self._place.begun(claim.rid, claim.attempt, again=claim.again) for claim in claims]
         kept = (kept_for(claim.left) for claim in claims)
         command: Command = ("EVALSHA", hash_of(WITHDRAW), len(keys), *keys, *kept)
 
@@ -289,12 +302,22 @@ def message_of(letter: Letter) -> bytes:
         **letter.properties, "delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": letter.queue},
         "priority": 0, "delivery_tag": uuid4().hex,
     }  # fmt: skip
-    return _json(
+    around = _json(
         {
-            "body": letter.body, "content-encoding": CONTENT_ENCODING, "content-type": CONTENT_TYPE,
+            "body": "", "content-encoding": CONTENT_ENCODING, "content-type": CONTENT_TYPE,
             "headers": letter.headers, "properties": properties,
         }
     )  # fmt: skip
+    # A text within a text: of the base64, which is most of it, nothing has to be escaped.
+    return b"".join((BODY, _inside(letter.head), letter.text, _inside(letter.tail), around[len(BODY) :]))
+
+
+BODY = b'{"body":"'
+
+
+@lru_cache(1024)
+def _inside(text: bytes) -> bytes:
+    return _json(text.decode())[1:-1]
 
 
 class RedisWorkerEnd:
@@ -334,13 +357,19 @@ class RedisWorkerEnd:
 
     # ---- what is said
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
+        rid, attempt, expires = parcel.envelope.rid, parcel.envelope.attempt, parcel.expires
         inbox = self._place.names.inbox(epoch_of(rid))
         kept = kept_for(expires - self.broker_time(self._clock()))
         fields = self._seal.write(inbox, begun)
         # A mark of this very call: this process may be given the same request again.
         who = f"{self._name} {token_hex(4)}"
-        asked: Command = ("EVALSHA", hash_of(BEGIN), 2, self._place.begun(rid, attempt), inbox, who)
+        key = self._place.begun(rid, attempt, again=parcel.again)
+        asked: Command = ("EVALSHA", hash_of(BEGIN), 2, key, inbox, who)
         before = ""
         while True:
             try:
@@ -388,7 +417,8 @@ class RedisWorkerEnd:
         """That this worker is there, for as long as `redis.names.ANNOUNCED` says."""
         self.local_time(0.0)
         value = announcement(self.broker_time(self._clock()), loops, busy)
-        self._exchange([("HSET", self._place.names.workers(queue), self._name, value) for queue in queues])
+        keys = [self._place.names.workers(queue) for queue in queues]
+        self._exchange([command for key in keys for command in announcing(key, (self._name, value))])
 
     def depart(self, queues: Sequence[str]) -> None:
         """That it is there no more."""

@@ -6,7 +6,8 @@ task of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -14,6 +15,8 @@ import msgspec
 
 from offloop.clock import Clock
 from offloop.core.redelivery import Fate, fate
+from offloop.core.waiters import either
+from offloop.errors import WorkerLost
 from offloop.messages import Envelope, Outcome, Report, Requeued, Taken, Withdrawn
 from offloop.transports.brokered import BrokeredTransport, Sent, Target
 from offloop.transports.celery.ends import Claim, Fields, WebEnd
@@ -22,6 +25,8 @@ from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at who is there."""
+LARGE = 2**18
+"""Bytes of a payload whose message is not written in one go: half a millisecond of the event loop's time."""
 STRANGE = 0.05
 """Seconds, about, before a request goes out once more that a worker gave back: it lacks the endpoint, as during a
 deployment, and another is to have it."""
@@ -32,9 +37,19 @@ class SentTask(Sent, eq=False, kw_only=True):
 
     Attributes:
         envelope: kept for as long as it may have to be sent again.
+        gate: by which it is to begin; empty while it lies nowhere.
+        suspect: it was given out a second time, and is waited for until nobody can begin it any more.
+        started: whether an earlier attempt had begun; None where that cannot be known.
+        spent: how many of them had, or have taken their process with them.
+        writing: it is large, and its message is being written: it lies nowhere yet.
     """
 
     envelope: Envelope | None
+    gate: str = ""
+    suspect: bool = False
+    started: bool | None = False
+    spent: int = 0
+    writing: bool = False
 
 
 class CeleryTransport(BrokeredTransport[SentTask]):
@@ -70,6 +85,8 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         self._letters = Letters(namespace, {name: target.pool for name, target in targets.items()}, grace)
         self._way = end(self)
         self._random = Random()
+        self._large: deque[tuple[SentTask, int]] = deque()
+        self._writes: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await super().start()
@@ -83,12 +100,17 @@ class CeleryTransport(BrokeredTransport[SentTask]):
     def close(self) -> None:
         """Nothing is taken or delivered any more. Requests that nobody has begun will not be: their inbox is gone."""
         super().close()
+        if self._writes is not None:
+            self._writes.cancel()
+        self._large.clear()
         self._way.close()
 
     # ---- what the broker's end says: `ends.User`
 
     def up(self) -> None:
         super().up()
+        # Whether these have begun was to be seen once their gate was shut, and went with the connection.
+        self._unseen([sent for sent in self._sent.values() if sent.gate not in ("", self._way.gate)])
         for sent in self._sent.values():
             if sent.asked:  # the question, or its answer, was lost with the connection
                 self._recall(sent)
@@ -108,14 +130,86 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         for envelope in envelopes:
             sent = SentTask(envelope.rid, envelope.attempt, envelope.deadline, envelope=envelope)
             self._sent[envelope.rid] = sent
-            letters.append(self._letter(envelope))
-        self._way.publish(letters, self._published)
+            if len(envelope.payload) < LARGE:
+                letters.append(self._letter(sent, envelope))
+            else:
+                self._slowly(sent)
+        if letters:
+            self._way.publish(letters, self._published)
 
-    def _letter(self, envelope: Envelope) -> Letter:
+    def withdraw(self, rid: str) -> bool | None:
+        sent = self._sent.get(rid)
+        if sent is not None and sent.writing:
+            if sent.attempt == 1:
+                del self._sent[rid]
+                return True
+            sent.asked = True  # an earlier attempt is known to be over: this one will not be sent
+            self._loop.call_soon(self._withdrawn, [sent], [""])
+            return None
+        return super().withdraw(rid)
+
+    def cancel(self, rid: str) -> None:
+        sent = self._sent.get(rid)
+        if sent is not None and sent.writing:
+            del self._sent[rid]
+        else:
+            super().cancel(rid)
+
+    # ---- what is large
+
+    def _slowly(self, sent: SentTask) -> None:
+        """Written a part at a time, and others in between: one after the other, in the order in which they came."""
+        sent.writing = True
+        self._large.append((sent, sent.attempt))
+        if self._writes is None or self._writes.done():
+            self._writes = self._loop.create_task(self._write_large())
+
+    async def _write_large(self) -> None:
+        while self._large:
+            sent, attempt = self._large.popleft()
+            wanted = self._wanted(sent, attempt) and sent.envelope is not None
+            writing = self._writing(sent, sent.envelope) if wanted and sent.envelope is not None else None
+            letter: Letter | None = None
+            while writing is not None and self._wanted(sent, attempt):
+                try:
+                    next(writing)
+                except StopIteration as written:
+                    letter, writing = written.value, None
+                await asyncio.sleep(0)
+            if not self._wanted(sent, attempt):
+                continue
+            if sent.gate != self._way.gate and self._way.is_up:
+                self._large.appendleft((sent, attempt))  # it has been shut meanwhile
+                continue
+            sent.writing = False
+            if not self._way.is_up:
+                self._refuse([sent.rid])
+            elif letter is not None:
+                self._way.publish([letter], self._published)
+
+    def _wanted(self, sent: SentTask, attempt: int) -> bool:
+        return self._sent.get(sent.rid) is sent and sent.attempt == attempt and not sent.asked
+
+    def _letter(self, sent: SentTask, envelope: Envelope) -> Letter:
         """What its worker is told: the deadline is an instant of the clock that both ends read."""
-        endpoint = envelope.endpoint
-        fields = self._parcels.write(self._letters.queue(endpoint), self._parcel(envelope))
-        return self._letters.write(endpoint, envelope.rid, envelope.attempt, fields, envelope.deadline - self._clock())
+        sent.gate = self._way.gate
+        parcel = self._parcel(envelope, sent.gate)
+        fields = self._parcels.write(self._letters.queue(envelope.endpoint), parcel)
+        return self._letters.write(*self._address(envelope), fields, self._left(envelope), parcel.expires)
+
+    def _writing(self, sent: SentTask, envelope: Envelope) -> Generator[None, None, Letter]:
+        """The same, with a pause after each part."""
+        sent.gate = self._way.gate
+        parcel = self._parcel(envelope, sent.gate)
+        fields = yield from self._parcels.writing(self._letters.queue(envelope.endpoint), parcel)
+        letter = self._letters.writing(*self._address(envelope), fields, self._left(envelope), parcel.expires)
+        return (yield from letter)
+
+    def _address(self, envelope: Envelope) -> tuple[str, str, int]:
+        return envelope.endpoint, envelope.rid, envelope.attempt
+
+    def _left(self, envelope: Envelope) -> float:
+        return envelope.deadline - self._clock()
 
     def _published(self, letter: Letter, fault: str) -> None:
         if self._current(letter.rid, letter.attempt) is None:
@@ -128,7 +222,13 @@ class CeleryTransport(BrokeredTransport[SentTask]):
     def _take_back(self, recalled: Sequence[SentTask]) -> None:
         now = self._clock()
         # A caller that has left was withdrawn and cancelled in one go; whoever else is withdrawn is waited for.
-        claims = [Claim(sent.rid, sent.attempt, sent.deadline - now, not sent.cancelled) for sent in recalled]
+        claims = [
+            Claim(
+                sent.rid, sent.attempt, sent.deadline - now, not sent.cancelled,
+                sent.envelope is not None and self._again(sent.envelope),
+            )
+            for sent in recalled
+        ]  # fmt: skip
         self._way.withdraw(claims, partial(self._withdrawn, recalled))
 
     def _withdrawn(self, asked: Sequence[SentTask], found: Sequence[str | None]) -> None:
@@ -142,6 +242,8 @@ class CeleryTransport(BrokeredTransport[SentTask]):
                 self._known(sent, worker)
             elif worker is not None:
                 del self._sent[sent.rid]
+            elif sent.cancelled:
+                sent.envelope = None  # nobody waits: what may become of it, it will not be sent again
             reports.append(Withdrawn(sent.rid, begun=None if worker is None else bool(worker)))
         self._receive(reports)
 
@@ -157,39 +259,93 @@ class CeleryTransport(BrokeredTransport[SentTask]):
 
     def _unbegun(self, report: Withdrawn) -> None:
         sent = self._sent.get(report.rid)
-        if sent is not None and sent.worker:
+        # Nor does an earlier attempt know of a later, whose beginning may not have come.
+        if sent is not None and (sent.worker or (sent.attempt > 1 and not self._way.knows(sent.rid))):
             raise NotOurs("a copy of what has begun came too late")
         super()._unbegun(report)
 
-    def _lost(self, outcome: Outcome) -> Report:
-        """All that its worker had said came before: if there was no beginning, there was none."""
+    def _lost(self, outcome: Outcome) -> Report | None:
+        """All that its worker had said came before, if it came at all.
+
+        Either its process is no more (`started` is what its parent supposes), or (None) the broker has given it out a
+        second time: then whoever had it first may be there, cut off, and begin it yet.
+        """
         sent = self._current(outcome.rid, outcome.attempt)
         if sent is None:
             return outcome
-        begun = bool(sent.worker)
+        if sent.worker or not self._way.knows(sent.rid):
+            return self._gone(sent, outcome, True if sent.worker else None)
+        if outcome.started is not None or not sent.gate:
+            return self._gone(sent, outcome, False)
+        sent.suspect = True
+        self._shut(sent)
+        return None
+
+    def _gone(self, sent: SentTask, outcome: Outcome, begun: bool | None, spent: int = 1) -> Report:
+        """This attempt is over, and it is known whether it had begun (None: it is not)."""
+        sent.started = either(sent.started, begun)
+        sent.spent += spent
         judged = fate(
-            again=sent.envelope is not None, attempt=sent.attempt, max_deliveries=self._max_deliveries,
-            left=sent.deadline - self._clock(),
+            again=sent.envelope is not None and (begun is False or self._again(sent.envelope)), attempt=sent.spent,
+            max_deliveries=self._max_deliveries, left=sent.deadline - self._clock(),
         )  # fmt: skip
-        if judged is not Fate.AGAIN or sent.envelope is None or sent.cancelled:
+        if judged is not Fate.AGAIN or sent.cancelled or not self._way.is_up:
             del self._sent[sent.rid]
-            return msgspec.structs.replace(outcome, started=begun or sent.attempt > 1)
+            return msgspec.structs.replace(outcome, started=sent.started)
+        report = self._anew(sent)
+        self._send_again(sent, sent.attempt)
+        return report
+
+    def _anew(self, sent: SentTask) -> Requeued:
+        """Another attempt: what is still said of the last one counts no more."""
+        assert sent.envelope is not None  # kept for as long as it may be sent again
         sent.attempt += 1
-        sent.worker, sent.chunks = "", 0
+        sent.worker, sent.chunks, sent.gate, sent.suspect = "", 0, "", False
         sent.envelope = msgspec.structs.replace(sent.envelope, attempt=sent.attempt)
-        self._send_again(sent)
-        return Requeued(sent.rid, sent.attempt)
+        return Requeued(sent.rid, sent.attempt, sent.started)
 
-    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> None:
-        """A worker lacks its endpoint: to another one, in a moment."""
+    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> Report | None:
+        """A worker lacks its endpoint, and has not begun it: to another one, in a moment."""
         sent = self._current(report.rid, report.attempt)
-        if sent is not None and not sent.worker:
-            self._loop.call_later(STRANGE * (0.5 + self._random.random()), self._send_again, sent)
+        if sent is None or sent.worker or sent.envelope is None:
+            return None
+        told = self._anew(sent)
+        self._loop.call_later(STRANGE * (0.5 + self._random.random()), self._send_again, sent, sent.attempt)
+        return told
 
-    def _send_again(self, sent: SentTask) -> None:
-        if self._sent.get(sent.rid) is not sent or sent.envelope is None or sent.asked:
+    def _send_again(self, sent: SentTask, attempt: int) -> None:
+        if self._sent.get(sent.rid) is not sent or sent.attempt != attempt or sent.envelope is None or sent.asked:
             return
-        if self._way.is_up:
-            self._way.publish([self._letter(sent.envelope)], self._published)
-        else:
+        if not self._way.is_up:
             self._refuse([sent.rid])
+        elif len(sent.envelope.payload) < LARGE:
+            self._way.publish([self._letter(sent, sent.envelope)], self._published)
+        else:
+            self._slowly(sent)
+
+    # ---- what may be with two
+
+    def _shut(self, sent: SentTask) -> None:
+        """So that it is known whether it has begun, and stays so. Once for all that went by the same gate."""
+        if sent.gate == self._way.gate:
+            self._way.shut(partial(self._is_shut, sent.gate))
+
+    def _is_shut(self, gate: str) -> None:
+        """Nothing begins by it any more: what has not, is sent again, to begin by another."""
+        self._unseen([sent for sent in self._sent.values() if sent.gate == gate])
+
+    def _unseen(self, shut_out: Sequence[SentTask]) -> None:
+        reports: list[Report] = []
+        for sent in shut_out:
+            if sent.writing:
+                continue  # it lies nowhere, and will say another
+            begun = True if sent.worker else False if self._way.knows(sent.rid) else None
+            if begun and not sent.suspect:
+                continue  # its worker has it
+            if sent.cancelled and begun is False:
+                del self._sent[sent.rid]
+                reports.append(Withdrawn(sent.rid, begun=False))
+            elif begun or not sent.asked:  # else whoever takes it back will tell
+                lost = Outcome(sent.rid, WorkerLost.reason, attempt=sent.attempt)
+                reports.append(self._gone(sent, lost, begun, spent=0 if begun is False else 1))
+        self._receive(reports)

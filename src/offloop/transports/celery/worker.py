@@ -14,7 +14,7 @@ import msgspec
 from offloop.clock import Clock
 from offloop.errors import NodeFailed, WorkerLost
 from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
-from offloop.transports.celery.ends import Fields, WorkerEnd
+from offloop.transports.celery.ends import Fields, TooLarge, WorkerEnd
 from offloop.transports.celery.letters import id_of
 from offloop.transports.celery.recent import Recent
 from offloop.transports.delivery import ClaimedDelivery
@@ -77,6 +77,7 @@ class Desk:
 
         Args:
             queue: where it lay, which its signature vouches for.
+            redelivered: the broker has given it to somebody before.
 
         Raises:
             OSError: the broker is gone.
@@ -89,6 +90,11 @@ class Desk:
             self._refusals.add(fault)
             return None
         envelope = parcel.envelope
+        if redelivered and not self._end.remembers:
+            # Who asked can tell what had begun, and see to it that what had not does not any more.
+            lost = Outcome(envelope.rid, WorkerLost.reason, attempt=envelope.attempt, started=None)
+            self._end.tell(envelope.rid, lost, heard=True)
+            return None
         if self._fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through.
             self._end.tell(envelope.rid, Requeued(envelope.rid, envelope.attempt), heard=True)
@@ -101,7 +107,7 @@ class Desk:
             return None
         return CeleryDelivery(
             msgspec.structs.replace(envelope, deadline=deadline),
-            lambda mine: self._begins(mine, parcel.expires, redelivered),
+            lambda mine: self._begins(mine, parcel),
         )
 
     def _first_time(self, envelope: Envelope) -> bool:
@@ -112,12 +118,14 @@ class Desk:
             self._opened.add(attempt)
         return not known
 
-    def _begins(self, envelope: Envelope, expires: float, redelivered: bool) -> bool:
+    def _begins(self, envelope: Envelope, parcel: Parcel) -> bool:
         """Whether it may: it is asked for, in time, and nobody has begun it before."""
         begun = Begun(envelope.rid, envelope.attempt, self._name, self._end.broker_time(self._clock()))
-        why = self._end.begin(envelope.rid, envelope.attempt, expires, begun, redelivered)
+        why = self._end.begin(parcel, begun)
         if why:
             log.debug("a request is not begun (%s): %s", envelope.rid, why)
+        elif envelope.stream:
+            self._end.settled()  # what was torn before is nothing to this one
         return not why
 
     def run(self, delivery: CeleryDelivery, handle: Callable[[CeleryDelivery], None]) -> None:
@@ -156,7 +164,14 @@ class Desk:
             outcome = _lost(outcome)
         at = self._end.broker_time
         told = msgspec.structs.replace(outcome, begun_at=at(outcome.begun_at), ended_at=at(outcome.ended_at))
-        self._end.tell(outcome.rid, told, heard=True)
+        try:
+            self._end.tell(outcome.rid, told, heard=True)
+        except TooLarge as fault:
+            log.error("a reply of %d bytes is larger than the broker takes: %s", len(told.payload), fault)
+            failed = msgspec.structs.replace(
+                told, reason=NodeFailed.reason, payload=b"", status=0, media_type=None, filename=None
+            )
+            self._end.tell(outcome.rid, failed, heard=True)
 
     # ---- what it is told
 

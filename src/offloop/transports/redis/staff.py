@@ -1,9 +1,18 @@
-"""Who takes requests of a pool: announced by supervisors, read by web processes. Owns the shape of an announcement."""
+"""Who takes requests of a pool: announced by workers' hosts, read by web processes. Owns the shape of an announcement.
+
+Whoever is killed takes nothing back. So a hash in which nobody says anything any more ends by itself, and of one in
+which others do, those who read it take out who has been silent for long.
+"""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from offloop.transports.redis.names import ANNOUNCED
-from offloop.transports.redis.wire import Reply
+from offloop.transports.redis.wire import Command, Reply
+
+SILENT = 60.0
+"""Seconds after which who does not count any more is forgotten."""
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
@@ -28,16 +37,34 @@ def announcement(broker_now: float, loops: int, busy: int) -> bytes:
     return _encode(Announcement(broker_now + ANNOUNCED, loops, busy))
 
 
+def announcing(key: str, said: Sequence[str | bytes]) -> list[Command]:
+    """`said`: names and announcements in turn."""
+    return [("HSET", key, *said), ("PEXPIRE", key, round((ANNOUNCED + SILENT) * 1000))]
+
+
 def present(reply: Reply, broker_now: float) -> dict[str, tuple[int, int]]:
     """(loops, busy) by name, of those in an HGETALL's answer who count now."""
-    there: dict[str, tuple[int, int]] = {}
-    if not isinstance(reply, list):
-        return there
-    for name, value in zip(reply[::2], reply[1::2], strict=False):
-        try:
-            said = _decode(value)
-        except (msgspec.DecodeError, ValueError):  # of a later version, perhaps
-            continue
-        if said.until > broker_now:
-            there[name.decode(errors="replace")] = (said.loops, said.busy)
-    return there
+    return {
+        name.decode(errors="replace"): (said.loops, said.busy) for name, said in _read(reply) if said.until > broker_now
+    }
+
+
+def forgetting(keys: Sequence[str], replies: Sequence[Reply], broker_now: float) -> list[Command]:
+    """What takes those out, of the hashes with these answers, who have been silent for long."""
+    commands: list[Command] = []
+    for key, reply in zip(keys, replies, strict=True):
+        silent = [name for name, said in _read(reply) if said.until + SILENT < broker_now]
+        if silent:
+            commands.append(("HDEL", key, *silent))
+    return commands
+
+
+def _read(reply: Reply) -> list[tuple[bytes, Announcement]]:
+    found: list[tuple[bytes, Announcement]] = []
+    if isinstance(reply, list):
+        for name, value in zip(reply[::2], reply[1::2], strict=False):
+            try:
+                found.append((name, _decode(value)))
+            except (msgspec.DecodeError, ValueError):  # of a later version, perhaps
+                continue
+    return found

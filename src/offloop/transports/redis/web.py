@@ -22,7 +22,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, INBOX_LIVES, POOL, Names, worker_of
 from offloop.transports.redis.reaping import GRACE, Reaper
-from offloop.transports.redis.staff import present
+from offloop.transports.redis.staff import forgetting, present
 from offloop.transports.redis.wire import Address, Command, Reply, ReplyError, passed_over
 
 log = logging.getLogger("offloop")
@@ -160,6 +160,8 @@ class RedisTransport(BrokeredTransport[SentEntry]):
 
     def _found(self, replies: list[Reply]) -> None:
         now = self._way.broker_time(self._clock())
+        for command in forgetting([self._names.workers(pool) for pool in self._pools], replies, now):
+            self._way.ask(command, passed_over)
         self.seen({name: each for reply in replies for name, each in present(reply, now).items()})
 
     def came(self, entries: Sequence[Reply]) -> None:
@@ -265,14 +267,15 @@ class RedisTransport(BrokeredTransport[SentEntry]):
             return msgspec.structs.replace(outcome, started=True)  # here it is known
         return outcome
 
-    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> None:
+    def _requeued(self, report: Requeued, fields: Sequence[bytes]) -> Report:
         """It lies there under another id, which the script that put it there has told beside the report. The same
         attempt, where a worker has given it back unbegun.
         """
         sent = self._sent.get(report.rid)
         if sent is None or report.attempt < sent.attempt:
-            return
+            return report
         sent.attempt, sent.worker, sent.chunks, sent.lost = report.attempt, "", 0, False
         sent.id = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"i")
         if sent.cancelled or sent.asked:
             self._recall(sent)
+        return report

@@ -32,6 +32,8 @@ CONNECT_WITHIN = 1.0
 """Seconds to connect and to be greeted."""
 READ = 2**18
 """Bytes that are read at once."""
+LARGE = 2**16
+"""Bytes of an argument from which on a command is put together here."""
 UNHEARD = 1000
 """Answers that nobody waits for, after which they are read all the same: they lie in the broker's memory."""
 
@@ -114,7 +116,22 @@ def _tls(found: dict[str, Any]) -> ssl.SSLContext:
 
 def pack(commands: Sequence[Command]) -> bytes:
     """Several commands, as they are sent."""
-    return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]  # also integers
+    parts: list[bytes] = []
+    for command in commands:
+        if any(isinstance(each, bytes) and len(each) > LARGE for each in command):
+            parts += _parts(command)
+        else:
+            parts.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # also integers
+    return b"".join(parts)
+
+
+def _parts(command: Command) -> list[bytes]:
+    """What hiredis would copy several times, as its buffer grows."""
+    parts = [b"*%d\r\n" % len(command)]
+    for each in command:
+        data = each if isinstance(each, bytes) else str(each).encode()
+        parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return parts
 
 
 def passed_over(reply: Reply) -> None:

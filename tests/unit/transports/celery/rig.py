@@ -64,9 +64,8 @@ class End(RedisWorkerEnd):
             self.lines.append(line)
         return line
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
-        begun = msgspec.structs.replace(begun, at=self.broker_time(BEGINS))
-        return super().begin(rid, attempt, expires, begun, redelivered)
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
+        return super().begin(parcel, msgspec.structs.replace(begun, at=self.broker_time(BEGINS)))
 
 
 class Worker:
@@ -150,6 +149,7 @@ class Cluster:
         namespace: str = "",
         epoch: str | None = None,
         pool: str | None = None,
+        transport: type[CeleryTransport] = CeleryTransport,
     ) -> None:
         self.place = RedisBroker(url, namespace or f"test-{uuid4().hex}")
         if epoch is None:
@@ -158,7 +158,7 @@ class Cluster:
         self.pool = pool
         self.epoch = epoch or ""
         self.workers: list[Worker] = []
-        self.web = CeleryTransport(
+        self.web = transport(
             asyncio.get_running_loop(),
             lambda user: self.place.web_end(self.epoch, {pool}, keys, monotonic, user, LIMIT),
             self.place.names.namespace, self.place.names.inbox(self.epoch), targets(pool),
@@ -190,6 +190,8 @@ class HandEnd:
     Attributes:
         letters, claims, ordered: what was sent, in order; `claims` with the function that is told.
         skew: of the common clock against this host's.
+        gate, lost: as of a broker that remembers nothing: by what is sent begins, and of whom it is not known.
+        shuts: what is told when a gate is shut, in order.
     """
 
     def __init__(self, user: Any) -> None:
@@ -202,6 +204,9 @@ class HandEnd:
         self.batches = 0
         self.looks = 0
         self.closed = False
+        self.gate = "gate 0"
+        self.lost: set[str] = set()
+        self.shuts: list[Callable[[], None]] = []
         self._answered: dict[tuple[str, int], Callable[[Letter, str], None]] = {}
 
     async def connect(self) -> None:
@@ -225,6 +230,14 @@ class HandEnd:
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
         assert self.is_up, "nothing is sent while it is not up"
         self.claims.append((claims, found))
+
+    def knows(self, rid: str) -> bool:
+        return rid not in self.lost
+
+    def shut(self, done: Callable[[], None]) -> None:
+        assert self.is_up, "nothing is sent while it is not up"
+        self.shuts.append(done)
+        self.gate = f"gate {len(self.shuts)}"
 
     def order(self, order: Order) -> None:
         self.ordered.append(order)

@@ -21,7 +21,7 @@ from offloop.transports.celery.amqp_line import Line
 from offloop.transports.celery.letters import BESIDE, boxed, queue_of, unpacked
 from offloop.transports.celery.web import CeleryTransport
 from offloop.transports.celery.worker import CeleryDelivery, Desk
-from offloop.transports.parcels import OVERHEAD, Cancel, Returned, orders, parcels, returns
+from offloop.transports.parcels import OVERHEAD, Cancel, Parcel, Returned, orders, parcels, returns
 from tests.unit.transports.celery.rig import BEGINS, ENDPOINTS, LIMIT, PRINT, targets
 
 EPOCH = "suite"
@@ -58,12 +58,8 @@ def cleared(place: AmqpBroker, *pools: str | None) -> None:
 class End(AmqpWorkerEnd):
     """Whatever begins, begins at the suite's instant, for its one web process."""
 
-    def begin(self, rid: str, attempt: int, expires: float, begun: Returned, redelivered: bool) -> str:
-        begun = msgspec.structs.replace(begun, at=self.broker_time(BEGINS))
-        return super().begin(rid, attempt, expires, begun, redelivered)
-
-    def _ask_gate(self, epoch: str, body: bytes, until: float) -> str | None:
-        return super()._ask_gate(EPOCH, body, until)
+    def begin(self, parcel: Parcel, begun: Returned) -> str:
+        return super().begin(parcel, msgspec.structs.replace(begun, at=self.broker_time(BEGINS)))
 
 
 class Worker:

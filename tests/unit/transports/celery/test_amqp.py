@@ -16,14 +16,15 @@ from kombu import Connection
 
 from offloop.clock import monotonic
 from offloop.errors import SettingsError
-from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Requeued, Withdrawn
+from offloop.ingress.ids import epoch_of
+from offloop.messages import Begun, Chunk, Envelope, Freed, Outcome, Progressed, Requeued, Withdrawn
 from offloop.transports.celery.amqp import BEAT, PATIENCE, AmqpBroker, AmqpWebEnd, AmqpWorkerEnd, Recent
 from offloop.transports.celery.amqp_line import Line
 from offloop.transports.celery.amqp_wire import BrokerError
 from offloop.transports.celery.broker import broker_at
-from offloop.transports.celery.ends import Claim, Fields
+from offloop.transports.celery.ends import Claim, Fields, TooLarge
 from offloop.transports.celery.letters import Letter, Letters, queue_of
-from offloop.transports.parcels import Cancel, Grant, Order, Returned, returns
+from offloop.transports.parcels import Cancel, Grant, Order, Parcel, Returned, returns
 from tests.support.daemon import free_port
 from tests.support.rabbit import Rabbit, anywhere, rabbit
 
@@ -132,7 +133,7 @@ class Web:
         return f"{self.epoch}-{self._number:x}-secret"
 
     def letter(self, rid: str = "", size: int = 100, endpoint: str = "echo") -> Letter:
-        return self.letters.write(endpoint, rid or self.rid(), 1, [b"e", b"x" * size], 5.0)
+        return self.letters.write(endpoint, rid or self.rid(), 1, [b"e", b"x" * size], 5.0, time.time() + 5.0)
 
     async def published(self, letters: Sequence[Letter]) -> dict[str, str]:
         """What each was answered, by rid."""
@@ -248,11 +249,17 @@ async def heard(web: Web, hears: Hears, name: str = "worker") -> None:
     raise AssertionError("no order arrives")
 
 
-def begin(worker: AmqpWorkerEnd, rid: str, left: float = 5.0, *, redelivered: bool = False) -> str:
+def parcel(rid: str, expires: float, gate: str = "") -> Parcel:
+    """What a worker is given; `gate`: the first of whoever made the rid."""
+    envelope = Envelope(rid=rid, endpoint="echo", payload=b"", deadline=0.0)
+    return Parcel(expires, "print", False, envelope, gate or f"{epoch_of(rid)}.0")
+
+
+def begin(worker: AmqpWorkerEnd, rid: str, left: float = 5.0, gate: str = "") -> str:
     """In a thread of its own, as a task does."""
     begun = Begun(rid, 1, "worker", worker.broker_time(monotonic()))
     try:
-        return worker.begin(rid, 1, time.time() + left, begun, redelivered)
+        return worker.begin(parcel(rid, time.time() + left, gate), begun)
     finally:
         _leave(worker)
 
@@ -325,6 +332,20 @@ async def test_letters_lie_in_celerys_queue_as_celery_writes_them(web: Web, queu
     assert not message.delivery_info["redelivered"]
     args, kwargs, embed = message.payload
     assert (args, kwargs, list(embed)[-1]) == (["echo"], {}, "offloop")
+
+
+@pytest.mark.parametrize("pool", ["gate", "withdrawn"])
+async def test_no_name_of_a_pool_is_one_of_ours(place: AmqpBroker, pool: str) -> None:
+    """For a queue, Celery makes an exchange of the same name, and of another type."""
+    with administrator(place) as admin:
+        exchange = queue_of(place.namespace, pool)
+        admin.exchange_declare(exchange, "direct", durable=True, auto_delete=False)
+        async with opened(place) as web:
+            assert web.said == ["up"]
+        with a_worker(place) as worker:
+            async with opened(place) as web, hearing(web, worker):
+                pass
+        admin.exchange_delete(exchange)
 
 
 async def test_two_thousand_letters_in_one_turn_are_all_answered(web: Web, queue: str) -> None:
@@ -447,7 +468,7 @@ async def test_for_a_web_process_that_is_gone_nothing_begins(worker: AmqpWorkerE
 async def test_a_thread_that_found_nobody_waiting_finds_the_next_who_does(web: Web, worker: AmqpWorkerEnd) -> None:
     def both() -> list[str]:
         found = [
-            worker.begin(rid, 1, time.time() + 5.0, Begun(rid, 1, "worker", 0.0), redelivered=False)
+            worker.begin(parcel(rid, time.time() + 5.0), Begun(rid, 1, "worker", 0.0))
             for rid in ("gone-1-x", web.rid(), "gone-1-x", web.rid())
         ]
         _leave(worker)
@@ -464,11 +485,78 @@ async def test_what_is_late_does_not_begin(web: Web, worker: AmqpWorkerEnd, left
     assert web.reports == []
 
 
-async def test_what_was_delivered_before_does_not_begin_again(web: Web, worker: AmqpWorkerEnd) -> None:
+async def shut(web: Web) -> str:
+    """The gate by which things began so far, by which nothing does any more."""
+    gate, done = web.end.gate, list[bool]()
+    web.end.shut(lambda: (done.append(True), web._changed.set()))  # type: ignore[func-returns-value]
+    await web.until(lambda: done)
+    return gate
+
+
+async def test_by_a_gate_that_was_shut_nothing_begins_and_by_the_next_it_does(web: Web, worker: AmqpWorkerEnd) -> None:
+    before, late, after = await web.sent(3)
+    assert await in_thread(begin, worker, before) == ""
+    gate = await shut(web)
+    assert web.told_of(before) == [Begun], "as it was when that was answered"
+    assert await in_thread(begin, worker, late, gate=gate) == "nobody waits"
+    assert await in_thread(begin, worker, after, gate=web.end.gate) == ""
+    assert web.end._wire is not None
+    web.end._wire.drop()
+    await web.until(lambda: web.said == ["up", "down", "up"])
+    assert await in_thread(begin, worker, late, gate=gate) == "nobody waits", "it stays so"
+    [more] = await web.sent()
+    assert await in_thread(begin, worker, more, gate=web.end.gate) == ""
+
+
+async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, place: AmqpBroker, queue: str) -> None:
+    """It goes by another channel, and would be there before it."""
+    answers: list[str] = []
+    done: list[bool] = []
+    web.end.shut(lambda: done.append(True))
+    assert web.end._wire is not None
+    web.end.publish([web.letter(size=MIB), web.letter()], lambda _, fault: answers.append(fault))
+    assert not web.end._wire._bulk
+    assert web.end._wire._moving is None
+    await web.published([web.letter(), web.letter(size=MIB)])
+    await web.until(lambda: len(answers) == 2 or web.end.look() or None)
+    assert (answers, done) == (["", ""], [True])
+
+
+async def test_whatever_begins_while_its_gate_is_shut_is_known_when_it_is(web: Web, place: AmqpBroker) -> None:
+    """However the two fall together."""
+    rids, begun = await web.sent(200), set[str]()
+    with a_worker(place) as worker:
+        line = threading.Barrier(3)
+
+        def run(mine: list[str]) -> None:
+            worker.tell(mine[0], Freed(mine[0], 0, ""), heard=True)  # a connection is there
+            line.wait(DEADLINE)
+            for rid in mine:
+                if not worker.begin(parcel(rid, time.time() + DEADLINE), Begun(rid, 1, "worker", 0.0)):
+                    begun.add(rid)
+            _leave(worker)
+
+        async def shuts() -> set[str]:
+            await in_thread(line.wait, DEADLINE)
+            await web.until(lambda: sum(isinstance(report, Begun) for report in web.reports) > 20)
+            await shut(web)
+            return {report.rid for report in web.reports if isinstance(report, Begun)}
+
+        known, *_ = await asyncio.gather(shuts(), *(in_thread(run, rids[start::2]) for start in range(2)))
+    assert begun
+    assert begun < set(rids), "there was no race"
+    assert begun <= known
+
+
+async def test_what_was_said_into_a_lost_inbox_is_not_known(web: Web) -> None:
     [rid] = await web.sent()
-    assert await in_thread(begin, worker, rid, redelivered=True) == "begun before"
-    await web.until(lambda: web.reports)
-    assert web.reports == [Outcome(rid, "worker-lost")]
+    assert web.end.knows(rid)
+    assert web.end._wire is not None
+    web.end._wire.drop()
+    await web.until(lambda: web.said == ["up", "down", "up"])
+    assert not web.end.knows(rid)
+    [after] = await web.sent()
+    assert web.end.knows(after)
 
 
 async def test_at_the_deadline_what_has_begun_is_known(web: Web, place: AmqpBroker) -> None:
@@ -485,7 +573,7 @@ async def test_at_the_deadline_what_has_begun_is_known(web: Web, place: AmqpBrok
             line.wait(DEADLINE)
             for at, rid in sorted((until + random.uniform(-spread, spread / 5), rid) for rid in mine):
                 threading.Event().wait(max(0.0, at - time.time()))
-                if not worker.begin(rid, 1, until, Begun(rid, 1, "worker", 0.0), redelivered=False):
+                if not worker.begin(parcel(rid, until), Begun(rid, 1, "worker", 0.0)):
                     begun.add(rid)
             _leave(worker)
 
@@ -667,7 +755,7 @@ async def test_where_no_broker_is_nothing_starts() -> None:
             worker.tell("gone-1-x", Freed("gone-1-x", 1, ""), heard=True)
         until = time.time() + 0.3
         with pytest.raises(BrokerError):
-            worker.begin("gone-1-x", 1, until, Begun("gone-1-x", 1, "", 0.0), redelivered=False)
+            worker.begin(parcel("gone-1-x", until), Begun("gone-1-x", 1, "", 0.0))
         assert time.time() >= until - 0.05
 
 
@@ -707,6 +795,22 @@ async def test_a_broker_that_takes_nothing_is_down_until_it_does(own: Rabbit, tr
             await in_thread(own.short_of_memory, False)
         await web.until(lambda: web.said == ["up", "down", "up"])
         await web.sent(10)
+
+
+@pytest.mark.slow
+async def test_a_report_that_is_too_large_for_the_broker_is_said_to_be(own: Rabbit, troubled: AmqpBroker) -> None:
+    await in_thread(own.ctl, "eval", "application:set_env(rabbit, max_message_size, 300000).")
+    try:
+        async with opened(troubled) as web:
+            with a_worker(troubled) as worker:
+                [rid] = await web.sent()
+                with pytest.raises(TooLarge, match="message size"):
+                    await in_thread(tell, worker, Outcome(rid, payload=b"x" * 400_000))
+                await in_thread(tell, worker, Outcome(rid, "node-failed"))
+                await web.until(lambda: web.told_of(rid) == [Outcome])
+                assert web.said == ["up"]
+    finally:
+        await in_thread(own.ctl, "eval", "application:set_env(rabbit, max_message_size, 134217728).")
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from offloop.errors import SettingsError
 from offloop.transports.celery import amqp_line
 from offloop.transports.celery.amqp_line import UNHEARD, Line
 from offloop.transports.celery.amqp_wire import (
+    BULK,
+    BULKY,
     LOOK,
     MAIN,
     Address,
@@ -300,7 +302,8 @@ async def test_large_messages_go_and_come_whole(url: str, queue: str) -> None:
 async def test_of_a_message_that_is_too_large_nothing_is_kept(url: str, queue: str) -> None:
     async with opened(url, largest=1000) as wire:
         bodies = [b"a" * 1000, b"b" * 1001, b"c" * MIB, b"d"]
-        await all_confirmed(wire, *(Message(queue, each) for each in bodies))
+        for each in bodies:  # those that are large go by another channel
+            await all_confirmed(wire, Message(queue, each))
         assert await listening(wire, queue, len(bodies)) == [b"a" * 1000, b"", b"", b"d"]
 
 
@@ -366,6 +369,87 @@ def test_a_message_is_written_in_frames_that_are_not_too_large() -> None:
         at += size
     assert kinds == ["Publish", "ContentHeader", *["ContentBody"] * 3]
     assert max(sizes) == 4096
+
+
+# ---- large messages
+
+
+class Said(Nowhere):
+    """What is written to it is kept: each publish by its channel and its body's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def published(self) -> list[tuple[int, int]]:
+        found, at = list[tuple[int, int]](), 0
+        while at < len(self.written):
+            size, channel, read = frame.unmarshal(self.written[at:])
+            if isinstance(read, header.ContentHeader):
+                found.append((channel, read.body_size))
+            at += size
+        return found
+
+
+def bulk_wire() -> tuple[Wire, Said]:
+    wire, said = Wire(monotonic, MIB), Said()
+    wire.connection_made(said)
+    return wire, said
+
+
+BIG, BIGGER, SMALL = Message("q", b"x" * BULKY), Message("q", b"x" * (BULKY + 1)), Message("q", b"x")
+
+
+async def test_large_messages_go_one_after_the_other_by_a_channel_of_their_own() -> None:
+    wire, said = bulk_wire()
+    told: list[tuple[str, str]] = []
+    wire.publish(
+        [BIG, BIGGER, SMALL], [lambda fault, name=name: told.append((name, fault)) for name in ("one", "two", "small")]
+    )
+    assert said.published() == [(MAIN, 1), (BULK, BULKY)]
+    wire.data_received(frame.marshal(commands.Basic.Ack(1), BULK))
+    wire.data_received(frame.marshal(commands.Basic.Ack(1), MAIN))
+    assert said.published() == [(MAIN, 1), (BULK, BULKY), (BULK, BULKY + 1)]
+    wire.data_received(frame.marshal(commands.Basic.Nack(2), BULK))
+    assert told == [("one", ""), ("small", ""), ("two", "it refuses the message")]
+
+
+async def test_one_that_the_broker_refuses_fails_alone_and_the_others_go_on() -> None:
+    """It closes the channel. Nothing else was under way there, so that it is known which it was."""
+    wire, said = bulk_wire()
+    lost, told = list[bool](), list[str]()
+    wire.lost = lambda: lost.append(True)
+    wire.publish([BIGGER, BIG], [told.append] * 2)
+    too_large = commands.Channel.Close(406, "PRECONDITION_FAILED - message size", 60, 40)
+    wire.data_received(frame.marshal(too_large, BULK))
+    assert told == ["it refuses the message: PRECONDITION_FAILED - message size"]
+    wire.publish([BIG], [told.append])
+    assert len(said.published()) == 1, "the channel is not open"
+    wire.data_received(frame.marshal(commands.Channel.OpenOk(), BULK))
+    wire.data_received(frame.marshal(commands.Confirm.SelectOk(), BULK))
+    assert said.published()[1:] == [(BULK, BULKY)]
+    wire.data_received(frame.marshal(commands.Basic.Ack(1), BULK))
+    wire.data_received(frame.marshal(commands.Basic.Ack(2), BULK))
+    assert (told[1:], lost) == (["", ""], [])
+
+
+async def test_a_large_one_that_comes_back_had_nowhere_to_go(url: str, queue: str) -> None:
+    async with opened(url) as wire:
+        wire.publish([Message(queue, b"x" * MIB)], [lambda _: None])
+        nowhere = Message(f"test-{uuid4().hex}", b"x" * MIB, mandatory=True)
+        assert await all_confirmed(wire, nowhere, Message(queue, b"y" * MIB)) == ["there is no such queue", ""]
+
+
+async def test_what_is_large_and_waits_is_gone_with_the_connection() -> None:
+    wire, said = bulk_wire()
+    wire.publish([BIG, BIG], [lambda _: pytest.fail("it cannot be known")] * 2)
+    assert wire.overdue(monotonic() + 1.0, 0.5)
+    wire.drop()
+    wire.data_received(frame.marshal(commands.Basic.Ack(1), BULK))
+    assert len(said.published()) == 1
 
 
 # ---- what fails

@@ -27,7 +27,7 @@ from offloop.transports.celery.letters import (
     read_id,
     unpacked,
 )
-from offloop.transports.parcels import NotOurs
+from offloop.transports.parcels import PART, NotOurs
 from tests.support.cluster import wait_until
 
 SECRET = b"what-only-callers-know"
@@ -39,7 +39,7 @@ def letters(grace: float = 5.0) -> Letters:
 
 
 def letter(endpoint: str = "read", left: float = 2.0, attempt: int = 1) -> Letter:
-    return letters().write(endpoint, "abc-1-def", attempt, PARCEL, left)
+    return letters().write(endpoint, "abc-1-def", attempt, PARCEL, left, 100.0 + left)
 
 
 def taken(written: Letter) -> Any:
@@ -124,17 +124,37 @@ def test_the_time_limit_is_what_is_left_and_the_grace_and_never_less() -> None:
     for written, limit in (
         (letter(left=2.5), 7.5),
         (letter(left=-3.0), 5.0),
-        (letters(0.25).write("read", "r", 1, PARCEL, 1.0), 1.25),
+        (letters(0.25).write("read", "r", 1, PARCEL, 1.0, 101.0), 1.25),
     ):
         hard, soft = written.headers["timelimit"]
         assert hard == limit
         assert soft is None or soft >= hard  # nothing is raised in a node before
 
 
+def test_it_says_until_when_whoever_runs_it_may() -> None:
+    assert letter(left=2.5).headers["offloop_until"] == 107.5
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, PART - 5, PART, PART + 1, 3 * PART + 2])
+def test_written_in_parts_it_is_the_same(size: int) -> None:
+    parcel = (b"e", bytes(range(256)) * (size // 256) + bytes(size % 256))
+    writing, pauses = letters().writing("read", "abc-1-def", 2, parcel, 1.0, 101.0), 0
+    while True:
+        try:
+            next(writing)
+        except StopIteration as ended:
+            written = ended.value
+            break
+        pauses += 1
+    assert written == letters().write("read", "abc-1-def", 2, parcel, 1.0, 101.0)
+    assert json.loads(written.body)[2][BESIDE] == packed(parcel)
+    assert pauses >= size // PART
+
+
 def test_what_watchers_are_shown_has_nothing_of_the_payload() -> None:
     written = letter()
     request = taken(written)
-    forms = [SECRET.decode(), written.body[50:80], json.loads(written.body)[2][BESIDE]]
+    forms = [SECRET.decode(), written.text[50:80].decode(), json.loads(written.body)[2][BESIDE]]
     shown = [
         repr(request), repr(request.info()), repr(request.info(safe=True)), repr(written.headers),
         repr(written.properties), request.humaninfo(), request.argsrepr, request.kwargsrepr,
@@ -146,10 +166,10 @@ def test_what_watchers_are_shown_has_nothing_of_the_payload() -> None:
 
 def test_letters_share_nothing_that_one_could_change() -> None:
     many = letters()
-    one, other = (many.write("read", f"r{number}", 1, PARCEL, 1.0) for number in range(2))
+    one, other = (many.write("read", f"r{number}", 1, PARCEL, 1.0, 101.0) for number in range(2))
     one.headers["id"] = one.properties["correlation_id"] = "changed"
     assert (other.headers["id"], other.properties["correlation_id"]) == ("r1.1", "r1.1")
-    third = many.write("read", "r2", 1, PARCEL, 1.0)
+    third = many.write("read", "r2", 1, PARCEL, 1.0, 101.0)
     assert third.headers["id"] == "r2.1"
 
 
@@ -171,7 +191,7 @@ def test_a_hundred_letters_are_quick() -> None:
 
         since = process_time()
         for number in range(100):
-            many.write("read", f"r{number}", 1, PARCEL, 1.0)
+            many.write("read", f"r{number}", 1, PARCEL, 1.0, 101.0)
         took.append(process_time() - since)
         return took[-1] < 0.02
 

@@ -14,10 +14,12 @@ from celery import Celery
 from offloop.errors import SettingsError
 from offloop.messages import Begun, Chunk, Envelope, Outcome, Taken, Withdrawn
 from offloop.transports.celery.broker import broker_at
-from offloop.transports.celery.letters import Letters
+from offloop.transports.celery.ends import TooLarge
+from offloop.transports.celery.letters import UNTIL, Letters
 from offloop.transports.celery.redis import RedisBroker, RedisWorkerEnd, message_of
 from offloop.transports.celery.worker import CeleryDelivery, Desk
 from offloop.transports.parcels import Cancel, Grant, Parcel, orders, parcels, returns
+from offloop.transports.redis.staff import announcement
 from offloop.transports.redis.wire import Line, address_of
 from tests.support.broker import Broker, broker
 from tests.unit.transports.celery.rig import LIMIT, Cluster, Told, begun, said, sent
@@ -75,9 +77,18 @@ def side(redis: Broker) -> Iterator[WorkerSide]:
     side.close()
 
 
-def begins(end: RedisWorkerEnd, rid: str = RID, *, left: float = 10.0, attempt: int = 1, name: str = "worker-0") -> str:
-    expires = end.broker_time(monotonic()) + left
-    return end.begin(rid, attempt, expires, Begun(rid, attempt, name, 1.0), redelivered=False)
+def begins(
+    end: RedisWorkerEnd,
+    rid: str = RID,
+    *,
+    left: float = 10.0,
+    attempt: int = 1,
+    name: str = "worker-0",
+    again: bool = True,
+) -> str:
+    envelope = Envelope(rid=rid, endpoint="read", payload=b"", deadline=0.0, attempt=attempt)
+    parcel = Parcel(end.broker_time(monotonic()) + left, "print", again, envelope)
+    return end.begin(parcel, Begun(rid, attempt, name, 1.0))
 
 
 @pytest.fixture
@@ -99,6 +110,18 @@ def test_what_begins_is_told_before_it_does_and_once(side: WorkerSide, end: Redi
     assert begins(other, name="worker-1") == "begun before"
     assert begins(other, attempt=2, name="worker-1") == ""
     assert len(side.came()) == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_of_what_may_begin_once_one_attempt_does_whichever_comes_first(
+    side: WorkerSide, end: RedisWorkerEnd, first: int, second: int
+) -> None:
+    """A process that was taken for dead may hold the one while another is given the other."""
+    other = side.end("worker-1")
+    other.local_time(0.0)
+    assert begins(end, attempt=first, again=False) == ""
+    assert begins(other, attempt=second, name="worker-1", again=False) == "begun before"
+    assert len(side.came()) == 1
 
 
 def test_what_is_late_or_for_nobody_does_not_begin(side: WorkerSide, end: RedisWorkerEnd) -> None:
@@ -185,6 +208,45 @@ def test_a_copy_of_what_runs_is_not_opened_and_does_not_keep_orders_from_it(
     assert first is not None
     desk.run(first, handle)
     assert seen == [True]
+
+
+def test_a_connection_that_broke_before_a_stream_began_is_nothing_to_it(side: WorkerSide, end: RedisWorkerEnd) -> None:
+    seal, queue = parcels((), LIMIT), "ns"
+    desk = Desk("worker-0", {"read": "print"}, {queue}, seal, end, monotonic)
+    end.tell(RID, Outcome("another"), heard=True)
+    side.broker.cli("CLIENT", "KILL", "TYPE", "normal")
+    end.tell(RID, Outcome("another"), heard=True)  # over a new one
+    envelope = Envelope(rid=RID, endpoint="read", payload=b"", deadline=0.0, stream=True)
+    written = seal.write(queue, Parcel(end.broker_time(monotonic()) + 10.0, "print", False, envelope))
+    delivery = desk.open(
+        [each if isinstance(each, bytes) else each.encode() for each in written], queue, redelivered=False
+    )
+    assert delivery is not None
+
+    def handle(mine: CeleryDelivery) -> None:
+        assert mine.begin()
+        desk.send(Chunk(RID, 1, 1, b"1"))
+        desk.send(Outcome(RID, payload=b"reply"))
+
+    desk.run(delivery, handle)
+    assert side.came()[-1] == Outcome(RID, payload=b"reply")
+
+
+def test_a_reply_that_the_broker_takes_not_is_told_as_a_failure(
+    side: WorkerSide, end: RedisWorkerEnd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell = end.tell
+
+    def limited(rid: str, report: Any, *, heard: bool) -> None:
+        if len(report.payload) > 10:
+            raise TooLarge("so much and no more")
+        tell(rid, report, heard=heard)
+
+    monkeypatch.setattr(end, "tell", limited)
+    desk = Desk("worker-0", {"read": "print"}, {"ns"}, parcels((), LIMIT), end, monotonic)
+    desk.send(Outcome(RID, payload=b"a long reply", media_type="text/plain"))
+    assert side.came() == [Outcome(RID, "node-failed")]
+    assert "a reply of 12 bytes is larger than the broker takes: so much and no more" in caplog.text
 
 
 def test_scripts_that_were_forgotten_are_told_again(side: WorkerSide, end: RedisWorkerEnd) -> None:
@@ -325,6 +387,21 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.to_thread(pause.wait, 0.005)
 
 
+async def test_who_was_killed_long_ago_is_taken_out_of_the_list(cluster: Cluster, redis: Broker) -> None:
+    key, now = cluster.place.names.workers(cluster.place.names.namespace), int(redis.cli("TIME")[0])
+    redis.cli("HSET", key, "old", announcement(now - 100, 2, 1), "late", announcement(now - 5, 2, 1))
+    await cluster.web.staffed(0.05)
+    await asyncio.to_thread(redis.until, lambda names: names == [b"late"], "HKEYS", key)
+
+
+def test_what_is_announced_ends_by_itself(side: WorkerSide, end: RedisWorkerEnd) -> None:
+    end.announce(["ns"], 2, 0)
+    key = side.place.names.workers("ns")
+    assert 0 < side.broker.cli("PTTL", key) <= 63_000
+    end.depart(["ns"])
+    assert side.broker.cli("EXISTS", key) == 0
+
+
 async def test_messages_lie_where_kombu_takes_them_in_order(cluster: Cluster, redis: Broker) -> None:
     told = Told(cluster.web)
     for number in range(3):
@@ -402,12 +479,12 @@ def test_a_message_is_what_kombu_would_have_put_there(redis: Broker) -> None:
 
     run.apply_async(("read",), queue=queue)
     theirs = json.loads(redis.cli("RPOP", queue))
-    letter = Letters(queue, {"read": None}, 5.0).write("read", RID, 1, ("e", b""), 1.0)
+    letter = Letters(queue, {"read": None}, 5.0).write("read", RID, 1, ("e", b""), 1.0, 101.0)
     ours = json.loads(message_of(letter))
     assert ours.keys() == theirs.keys()
     assert ours["content-type"] == theirs["content-type"]
     assert ours["content-encoding"] == theirs["content-encoding"]
-    assert ours["headers"].keys() <= theirs["headers"].keys()
+    assert ours["headers"].keys() - {UNTIL} <= theirs["headers"].keys()
     assert {"lang", "task", "id", "root_id", "argsrepr", "kwargsrepr", "timelimit"} <= ours["headers"].keys()
     ways = {"correlation_id", "delivery_mode", "delivery_info", "priority", "delivery_tag"}
     assert ways <= ours["properties"].keys() <= theirs["properties"].keys() | {"reply_to"}

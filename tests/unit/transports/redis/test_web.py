@@ -131,6 +131,13 @@ async def test_a_start_that_waits_for_workers_goes_on_when_one_is_seen_or_time_i
     assert Staffed({"host/one": (2, 1)}) in told.reports
 
 
+async def test_who_was_killed_long_ago_is_taken_out_of_the_list(cluster: Cluster, redis: Broker) -> None:
+    key, now = cluster.names.workers(POOL), int(redis.cli("TIME")[0])
+    redis.cli("HSET", key, "host/old", announcement(now - 100, 2, 1), "host/late", announcement(now - 5, 2, 1))
+    await cluster.web.staffed(0.05)
+    await asyncio.to_thread(redis.until, lambda names: names == [b"host/late"], "HKEYS", key)
+
+
 async def test_without_a_broker_what_is_put_is_refused_and_what_waits_is_kept() -> None:
     with broker() as server:
         cluster = Cluster(server.url)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import hiredis
 import pytest
 
 from offloop.clock import monotonic
@@ -14,16 +15,19 @@ from offloop.errors import SettingsError
 from offloop.transports.redis import wire
 from offloop.transports.redis.scripts import hash_of
 from offloop.transports.redis.wire import (
+    LARGE,
     UNHEARD,
     Address,
     BrokerError,
     Channel,
+    Command,
     Line,
     Reply,
     ReplyError,
     address_of,
     ask_all,
     open_channel,
+    pack,
 )
 from tests.support.broker import Broker, broker
 from tests.support.daemon import free_port
@@ -296,3 +300,9 @@ async def test_a_unix_socket_serves_as_well() -> None:
         await ended(channel)
         with closing(Line(address)) as line:
             assert line.exchange([("PING",)]) == [b"PONG"]
+
+
+@pytest.mark.parametrize("size", [0, 1, LARGE, LARGE + 1, 3 * LARGE])
+def test_what_is_large_is_packed_as_anything_else(size: int) -> None:
+    commands: list[Command] = [("PING",), ("LPUSH", "key", b"x" * size, 12, "\xe4"), ("SET", b"k", "v")]
+    assert pack(commands) == b"".join(hiredis.pack_command(command) for command in commands)  # type: ignore[arg-type]
