@@ -438,6 +438,10 @@ DEFECTS = (
         "what a stream holds is left to the garbage collector",
     ),
     Defect("ingress/streaming.py", "            self._gateway.take(self._waiter, first)\n", "", "nothing is granted"),
+    Defect("ingress/streaming.py", "        self._share.done()\n", "", "a flood is taken without a pause"),
+    Defect("ingress/streaming.py", "        await self.turn()\n", "", "whoever takes one by one takes a flood at once"),
+    Defect("ingress/turns.py", "(1 + turns.waiting)", "1", "of several each takes as much as one alone"),
+    Defect("ingress/turns.py", "            turns.waiting -= 1", "            pass", "turns get shorter and shorter"),
     Defect(
         "ingress/streaming.py",
         "            self._heard.pop()  #",

@@ -68,6 +68,7 @@ async def end(gateway: Gateway, waiter: Waiter, outcome: Outcome, label: bytes, 
 
 
 async def _next(stream: Stream, send: Send) -> Chunk | Progressed | Outcome | None:
+    await stream.turn()
     for heard in stream.take_now(1):
         return heard
     while True:

@@ -25,6 +25,7 @@ from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
 from offloop.core.waiters import Phase, Waiter, Waiters
 from offloop.events import STOPPED, WEDGED, Event, Events
+from offloop.ingress.turns import Turns
 from offloop.messages import (
     FRAME,
     WINDOW,
@@ -76,6 +77,7 @@ class Gateway:
 
     Attributes:
         promise: makes an empty promise of this gateway's event loop; cheaper than to ask which loop is running.
+        turns: those of this event loop, shared by all that goes on for long on it.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Gateway:
         self.cut = 0
         self.refused = 0
         self.unsent = 0
+        self.turns = Turns()
         self._queued = 0
         self.promise = promise
         self._clock = clock

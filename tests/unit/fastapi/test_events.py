@@ -12,8 +12,10 @@ from starlette.types import Message
 
 from offloop import Offloop, Settings
 from offloop.fastapi import OffloopRouter, events
+from offloop.ingress.streaming import Stream
 from offloop.messages import Chunk, Outcome
 from tests.unit.fastapi.asgi import DEADLINE, JSON, Caller
+from tests.unit.ingress.rig import Rig
 
 TAKES = (b"accept", b"text/event-stream")
 HEADERS = [*JSON, TAKES]
@@ -154,6 +156,28 @@ async def test_a_caller_who_leaves_the_last_event_unread_holds_nothing_up(monkey
         off.begin_drain()
     assert [message["body"] for message in caller.sent[1:]] == ROWS[:1]
     assert not caller.complete
+
+
+async def test_a_caller_who_keeps_up_with_a_flood_leaves_the_others_their_turn() -> None:
+    rig = Rig()
+    stream = Stream(rig.gateway)
+    waiter = rig.gateway.open("keeps", stream.promise)
+    stream.begin(waiter)
+    rig.gateway.send(waiter, b"", stream=True)
+    rig.begun(waiter)
+    rig.reports(*(Chunk(waiter.rid, 1, n, b"{}") for n in range(1000)), Outcome(waiter.rid))
+    sent = 0
+
+    async def send(message: Message) -> None:  # there is room: it never waits
+        nonlocal sent
+        sent += message.get("body", b"").count(b"\n\n")
+
+    task = asyncio.ensure_future(events.serve(stream, b"label", send))
+    while not task.done():
+        before = sent
+        await asyncio.sleep(0)
+        assert sent - before <= events.AT_ONCE
+    assert (sent, task.result()) == (1000, Outcome(waiter.rid))
 
 
 async def test_a_caller_who_reads_again_in_time_misses_nothing() -> None:

@@ -26,6 +26,7 @@ from offloop import Offloop, Settings, errors
 from offloop.fastapi import OffloopRouter
 from offloop.fastapi.sockets import connection
 from offloop.fastapi.websocket import origin_allowed
+from offloop.ingress.turns import AT_ONCE
 from tests.unit.fastapi import talking
 from tests.unit.fastapi.talking import DEADLINE, Peer
 
@@ -511,6 +512,20 @@ async def test_a_flood_of_refused_requests_waits_for_its_reader_too():
         peer.reading.set()
         for number in range(1, 200):
             assert (await peer.hear())["id"] == str(number)
+        peer.leave()
+        await peer.ended()
+
+
+async def test_a_flood_from_a_peer_leaves_the_others_their_turn():
+    async with serving() as (app, _):
+        peer = await Peer(app, "/answer").accepted()
+        for _ in range(1000):
+            peer.say('{"id": "nobody", "event": "cancel"}')
+        before = 1000
+        while before:
+            await asyncio.sleep(0)
+            assert before - peer._said.qsize() <= AT_ONCE
+            before = peer._said.qsize()
         peer.leave()
         await peer.ended()
 

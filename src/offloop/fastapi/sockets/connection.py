@@ -22,6 +22,7 @@ from offloop.fastapi.sockets import frames
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
 from offloop.ingress.streaming import Stream
+from offloop.ingress.turns import Share
 from offloop.messages import Chunk, Form, Outcome, Progressed
 
 log = logging.getLogger("offloop")
@@ -174,8 +175,11 @@ class Connection:
     # ---- from the peer
 
     async def _read(self) -> None:
+        share = Share(self._gateway.turns)  # what a server has read already it gives without a pause
         while True:
+            await share.over()
             message = await self._websocket.receive()
+            share.done()
             if message["type"] == "websocket.disconnect":
                 self._end(None)
                 return
