@@ -23,9 +23,15 @@ DEFECTS = (
     ),
     Defect(
         "core/admission.py",
-        ">= policy.max_in_flight",
-        "> policy.max_in_flight",
+        "(policy.name) >= policy.max_in_flight:\n            return errors.EndpointBusy\n        backlog",
+        "(policy.name) > policy.max_in_flight:\n            return errors.EndpointBusy\n        backlog",
         "one waiter too many is admitted",
+    ),
+    Defect(
+        "core/admission.py",
+        "if closed is None and self._waiters.count(policy.name) >= policy",
+        "if closed is None and self._waiters.count(policy.name) > policy",
+        "whoever comes to a full house is let in",
     ),
     Defect(
         "core/admission.py",
@@ -397,6 +403,19 @@ DEFECTS = (
         "",
         "work after the reply may take for ever",
     ),
+    Defect(
+        "ingress/gateway.py",
+        "waiter.phase < Phase.RECALLED and waiter.promise",
+        "waiter.promise",
+        "what is being taken back is withdrawn once more",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            self._sink.settle()  # as `open` does\n",
+        "",
+        "whoever comes is sent away for what has ended",
+    ),
+    Defect("core/admission.py", "if crowded or self", "if self", "one caller may have everything"),
     # ---- streams
     Defect(
         "ingress/gateway.py",

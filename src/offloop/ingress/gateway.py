@@ -159,6 +159,7 @@ class Gateway:
         timeout: float | None = None,
         declared: int = 0,
         acceptable: bool = True,
+        crowded: bool = False,
     ) -> Waiter:
         """Admit a request before its body is read, and reserve its place; or raise the error that refuses it.
 
@@ -169,18 +170,19 @@ class Gateway:
             timeout: seconds; shortens the endpoint's, never lengthens it.
             declared: the body's declared bytes, 0 where it does not say.
             acceptable: whether the body's media type is one that the endpoint takes.
+            crowded: whether whoever asks has as many in flight as one may.
         """
         now = self._clock()
         policy = self.policies[endpoint]
         rid = self._rid()
         for see in self._on_arrive:
             see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
-        refusal = self._admission.judge(policy, declared, acceptable, now)
+        refusal = self._admission.judge(policy, declared, acceptable, now, crowded)
         if refusal in CAPACITY:
             # A loop may have begun or ended something that this side has not read yet: look before refusing.
             self._sink.settle()
             now = self._clock()
-            refusal = self._admission.judge(policy, declared, acceptable, now)
+            refusal = self._admission.judge(policy, declared, acceptable, now, crowded)
         if refusal is not None:
             raise self._reject(rid, policy, request_id, refusal, now)
         # In this order, so that a timeout that is no number is passed over.
@@ -266,8 +268,19 @@ class Gateway:
         else:
             self.backlog.enqueue(envelope)
 
+    def withdraw(self, waiter: Waiter) -> None:
+        """The caller wants it no more, and stays to hear how it ended: by an outcome like any other.
+
+        That is `cancelled` but where another is there already. A moment may pass until it is known whether it had
+        begun. Without effect where it is ending anyway.
+        """
+        if waiter.phase < Phase.RECALLED and waiter.promise is not None:
+            now = self._clock()
+            self._events.emit(now, "disconnect", rid=waiter.rid, endpoint=waiter.endpoint, outcome="cancelled")
+            self._call_off(waiter, now)
+
     def cancel(self, waiter: Waiter, cause: str) -> None:
-        """The caller has gone (`disconnect`) or wants it no more (`cancelled`).
+        """The caller has gone (`disconnect`) or wants to hear no more of it (`cancelled`).
 
         Under `on_disconnect="finish"` a caller's leaving is no cancellation: once the body is complete the request
         goes on without anyone being told.
@@ -282,6 +295,9 @@ class Gateway:
                 waiter.hears = None
                 self._sink.grant(waiter.rid, ENDLESS)
             return
+        self._call_off(waiter, now)
+
+    def _call_off(self, waiter: Waiter, now: float) -> None:
         self._sink.settle()
         if self.waiters.get(waiter.rid) is None:
             return  # its outcome had come already
@@ -691,9 +707,21 @@ class Gateway:
 
     # ---- refusals
 
-    def closed(self) -> type[errors.OffloopError] | None:
-        """What refuses every request that could come now, for whoever has none yet."""
-        return self._admission.closed(self._clock())
+    def knock(self, endpoint: str, request_id: str = "") -> None:
+        """For whoever will ask, and has no request yet. Raises what would refuse whatever could be asked now.
+
+        Then that is told as a request that was refused; otherwise nothing has happened.
+        """
+        policy = self.policies[endpoint]
+        refusal = self._admission.shut(policy, self._clock())
+        if refusal in CAPACITY:
+            self._sink.settle()  # as `open` does
+            refusal = self._admission.shut(policy, self._clock())
+        if refusal is not None:
+            now, rid = self._clock(), self._rid()
+            for see in self._on_arrive:
+                see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
+            raise self._reject(rid, policy, request_id, refusal, now)
 
     def _reject(
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -318,6 +319,7 @@ async def test_one_socket_has_so_many_requests_at_once_and_the_next_is_a_problem
         said = await peer.hear()
         assert (said["id"], said["status"], said["retry_after"]) == ("c", 429, 1)
         assert (said["problem"]["reason"], said["problem"]["retry_safe"]) == ("endpoint-busy", True)
+        assert said["problem"]["detail"] == connection.CROWDED
         other = await Peer(app, "/wait").accepted()  # the limit is one socket's
         other.ask("d", {})
         await until(lambda: waiters(off, "wait") == 3)
@@ -327,6 +329,40 @@ async def test_one_socket_has_so_many_requests_at_once_and_the_next_is_a_problem
         for one in (peer, other):
             one.leave()
             await one.ended()
+
+
+async def test_what_one_socket_may_not_have_is_told_as_refused_and_says_when_to_try_again():
+    async with serving(ws_in_flight=1) as (app, off):
+        peer = await Peer(app, "/wait").accepted()
+        peer.ask("a", {})
+        for number in range(3):
+            peer.ask(str(number), {})
+            assert (await peer.hear())["problem"]["reason"] == "endpoint-busy"
+        assert off.status()["refused"] == 3
+        assert b'offloop_rejected_total{endpoint="wait",reason="endpoint-busy"} 3.0' in off.metrics()
+        off.begin_drain()
+        peer.ask("late", {})  # what is closed to everybody comes first
+        assert (await peer.hear())["problem"]["reason"] == "draining"
+        talking.OPEN.set()
+        assert await peer.hear() == {"id": "a", "event": "reply", "data": {"bits": 0}}
+        assert await peer.close() == (1012, "draining")
+
+
+async def test_what_is_cancelled_before_it_began_says_so():
+    async with serving(threads=1) as (app, _):
+        peer = await Peer(app, "/wait").accepted()
+        peer.ask("running", {"name": "running"})
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.to_thread(talking.BEGUN.acquire)
+        for id, started in (("queued", False), ("running", True)):
+            if id == "queued":
+                peer.ask(id, {})
+            peer.say(json.dumps({"id": id, "event": "cancel"}))
+            said = await peer.hear()
+            assert (said["id"], said["status"], said["problem"]["reason"]) == (id, 499, "cancelled")
+            assert (said["problem"]["started"], said["problem"]["retry_safe"]) == (started, not started)
+        peer.leave()
+        await peer.ended()
 
 
 async def test_a_cancelled_request_ends_once_and_what_is_unknown_is_passed_over():
@@ -573,6 +609,27 @@ async def test_who_comes_before_the_start_or_in_a_drain_is_refused_before_it_is_
         off.begin_drain()
         status, headers = await denied(app)
         assert (status, headers[b"connection"]) == (503, b"close")
+
+
+async def test_who_comes_when_its_endpoint_is_full_is_refused_before_it_is_accepted():
+    async with serving() as (app, off):
+        assert off.gateway is not None
+        peer = await Peer(app, "/narrow").accepted()
+        peer.ask("a", {})
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.to_thread(talking.BEGUN.acquire)
+        status, headers = await denied(app, "/narrow")
+        assert (status, headers[b"retry-after"], headers[b"content-type"]) == (429, b"1", b"application/problem+json")
+        other = await Peer(app, "/narrow", denial=False).accepted()
+        assert await other.close() == (1013, "endpoint-busy")
+        assert off.status()["refused"] == 2
+        assert b'offloop_rejected_total{endpoint="narrow",reason="endpoint-busy"} 2.0' in off.metrics()
+        talking.OPEN.set()
+        assert (await peer.hear())["event"] == "reply"
+        again = await Peer(app, "/narrow").accepted()
+        for one in (peer, again):
+            one.leave()
+            await one.ended()
 
 
 async def test_a_server_that_cannot_answer_by_http_accepts_and_closes_with_1013():

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from offloop import errors
 from offloop.core.lifecycle import ADMITS
-from offloop.core.waiters import Phase, Waiter
+from offloop.core.waiters import Waiter
 from offloop.fastapi.patience import patiently
 from offloop.fastapi.sockets import frames
 from offloop.ingress.gateway import Gateway
@@ -33,6 +33,7 @@ SLOWEST = 65536
 """Bytes a second: a peer that reads so fast is never taken for one that does not, however large the last message."""
 CLOSE_WITHIN = 5.0
 """Seconds for the close itself, which has to wait behind what was not read."""
+CROWDED = "As many requests as one socket may have at once are in flight on this one."
 MALFORMED = 3
 """So many malformed frames, one after the other, end the socket."""
 ROOM = 1024
@@ -228,15 +229,15 @@ class Connection:
             return
         label = self._label.decode("ascii")
         stream = Stream(gateway)
+        seconds = asks.timeout if timeout is None else min(asks.timeout, timeout)
+        crowded = len(self._requests) >= self._limit
         try:
-            if len(self._requests) >= self._limit:
-                raise errors.EndpointBusy(
-                    "As many requests as one socket may have at once are in flight on this one.",
-                    endpoint=asks.name, request_id=label, retry_safe=True,
-                )  # fmt: skip
-            seconds = asks.timeout if timeout is None else min(asks.timeout, timeout)
-            waiter = gateway.open(asks.name, stream.promise, request_id=label, timeout=seconds, declared=len(payload))
+            waiter = gateway.open(
+                asks.name, stream.promise, request_id=label, timeout=seconds, declared=len(payload), crowded=crowded
+            )
         except errors.OffloopError as refusal:
+            if crowded and isinstance(refusal, errors.EndpointBusy):
+                refusal.detail = CROWDED
             await self._refuse(id, refusal)
             self._rest()
             return
@@ -253,15 +254,9 @@ class Connection:
     def _cancel(self, id: str) -> None:  # noqa: A002
         """An id that is unknown has ended meanwhile: its answer is on its way."""
         request = self._live.get(id)
-        if request is None:
-            return
-        request.withdrawn = True
-        waiter = request.waiter
-        begun = True if waiter.phase is Phase.BEGUN else None
-        self._gateway.cancel(waiter, "cancelled")
-        if not request.stream.promise.done():
-            outcome = Outcome(rid=waiter.rid, reason="cancelled", attempt=waiter.attempt, started=begun)
-            request.stream.promise.set_result(outcome)
+        if request is not None:
+            request.withdrawn = True
+            self._gateway.withdraw(request.waiter)
 
     async def _misunderstood(self, fault: errors.InvalidPayload) -> None:
         self._malformed += 1
