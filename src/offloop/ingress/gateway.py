@@ -665,6 +665,10 @@ class Gateway:
         """The loops are up: admit from now on."""
         self.lifecycle.move(Move.START)
 
+    def budget_left(self) -> float:
+        """Seconds of the drain's budget; without an end where none has begun."""
+        return float("inf") if self.drain.began_at is None else self.drain.cut_at - self._clock()
+
     def begin_drain(self) -> None:
         """Readiness is false from this instant; the rest follows by itself. Once; without effect before the start."""
         if not self.lifecycle.move(Move.LEAVE):

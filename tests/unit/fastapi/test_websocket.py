@@ -24,7 +24,8 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import APIKeyHeader
 
 from offloop import Offloop, Settings, errors
-from offloop.fastapi import OffloopRouter
+from offloop.fastapi import OffloopRouter, patience
+from offloop.fastapi.patience import Reader
 from offloop.fastapi.sockets import connection
 from offloop.fastapi.websocket import origin_allowed
 from offloop.ingress.turns import AT_ONCE
@@ -478,7 +479,7 @@ async def test_a_fault_of_the_connection_is_the_servers_to_hear():
 
 
 async def test_a_peer_that_does_not_read_is_closed_and_its_requests_are_cancelled(monkeypatch):
-    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     async with serving() as (app, off):
         peer = await Peer(app, "/sliced", reads=False).accepted()
         other = await Peer(app, "/sliced").accepted()
@@ -526,14 +527,66 @@ async def test_a_large_message_gives_its_reader_time_for_the_next(monkeypatch, s
         monkeypatch.setattr(loop, "time", lambda: real() + now[0] - begun)  # by itself again, and never backwards
 
 
-async def test_a_close_that_is_not_read_either_is_given_up(monkeypatch):
+@pytest.mark.parametrize("close", ["unread", "too large"])
+async def test_a_close_that_is_not_read_either_is_given_up(monkeypatch, close):
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     monkeypatch.setattr(connection, "CLOSE_WITHIN", 0.05)
     async with serving() as (app, _):
-        peer = await Peer(app, "/answer").accepted()
+        peer = await Peer(app, "/answer", reads=close != "unread").accepted()
         peer.closes.clear()
-        peer.ask("a", {"text": "x" * 4000})
+        peer.ask("a", {"text": "x" * (4000 if close == "too large" else 1)})
         await peer.ended()
         assert [message["type"] for message in peer.sent] == ["websocket.accept"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "budget", "draining", "allowed"),
+    [
+        (0, 20.0, False, 10.0), (64, 20.0, False, 11.0), (64, 20.0, True, 11.0), (64, 8.0, True, 8.0),
+        (64, 2.0, True, 5.0),
+    ],
+)  # fmt: skip
+async def test_a_close_waits_for_a_slow_reader_and_in_a_drain_not_much_beyond_its_budget(
+    monkeypatch, sent, budget, draining, allowed
+):
+    seconds: list[float] = []
+
+    async def patiently(sending, most):
+        seconds.append(most)
+        await sending
+
+    async with serving(drain_timeout=budget) as (app, off):
+        peer = await Peer(app, "/answer").accepted()
+        peer.ask("a", {"text": "x"})
+        await peer.hear()
+        now = off.gateway._clock()
+        monkeypatch.setattr(off.gateway, "_clock", lambda: now)
+        monkeypatch.setattr(Reader, "allowed", lambda self, size=0: 10.0 + sent / 64)
+        monkeypatch.setattr(connection, "patiently", patiently)
+        if draining:
+            off.gateway.drain.begin(now)
+        peer.ask("a", {"text": "x" * 4000})
+        assert (await peer.close())[0] == 1009
+        monkeypatch.undo()
+    assert seconds == [pytest.approx(allowed)]
+
+
+@pytest.mark.parametrize("ends", ["leaves", "is closed"])
+async def test_however_a_socket_ends_what_is_left_of_it_is_not_waited_for_for_ever(monkeypatch, ends):
+    """What a server has of a message whose peer has gone without a word keeps the connection, too."""
+    seen: list[tuple[object, float]] = []
+    monkeypatch.setattr(connection, "cut_unless_read", lambda *of: seen.append(of))
+    async with serving() as (app, _):
+        peer = await Peer(app, "/answer").accepted()
+        if ends == "leaves":
+            peer.leave()
+            await peer.ended()
+        else:
+            peer.ask("a", {"text": "x" * 4000})
+            await peer.close()
+    [(send, seconds)] = seen
+    assert callable(send)
+    assert seconds == patience.PATIENCE
 
 
 async def test_a_flood_of_refused_requests_waits_for_its_reader_too():
