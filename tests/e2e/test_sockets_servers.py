@@ -104,7 +104,7 @@ def test_a_drain_refuses_what_is_new_answers_what_is_not_and_closes_with_1012(na
         with pytest.raises(InvalidStatus) as denied:
             connect(server, "/echo")
         assert denied.value.response.status_code == 503
-        assert denied.value.response.headers["retry-after"] == "1"
+        assert 1 <= int(denied.value.response.headers["retry-after"]) <= 30
         assert b'"draining"' in denied.value.response.body
         gate.open(name)
         assert hear(busy) == {"id": "running", "event": "reply", "data": {"word": "go"}}

@@ -318,7 +318,8 @@ async def test_one_socket_has_so_many_requests_at_once_and_the_next_is_a_problem
         for id in "abc":
             peer.ask(id, {})
         said = await peer.hear()
-        assert (said["id"], said["status"], said["retry_after"]) == ("c", 429, 1)
+        assert (said["id"], said["status"]) == ("c", 429)
+        assert 1 <= said["retry_after"] <= 30
         assert (said["problem"]["reason"], said["problem"]["retry_safe"]) == ("endpoint-busy", True)
         assert said["problem"]["detail"] == connection.CROWDED
         other = await Peer(app, "/wait").accepted()  # the limit is one socket's
@@ -672,7 +673,8 @@ async def test_who_comes_when_its_endpoint_is_full_is_refused_before_it_is_accep
         async with asyncio.timeout(DEADLINE):
             await asyncio.to_thread(talking.BEGUN.acquire)
         status, headers = await denied(app, "/narrow")
-        assert (status, headers[b"retry-after"], headers[b"content-type"]) == (429, b"1", b"application/problem+json")
+        assert (status, headers[b"content-type"]) == (429, b"application/problem+json")
+        assert 1 <= int(headers[b"retry-after"]) <= 30
         other = await Peer(app, "/narrow", denial=False).accepted()
         assert await other.close() == (1013, "endpoint-busy")
         assert off.status()["refused"] == 2
