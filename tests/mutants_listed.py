@@ -23,9 +23,15 @@ DEFECTS = (
     ),
     Defect(
         "core/admission.py",
-        ">= policy.max_in_flight",
-        "> policy.max_in_flight",
+        "(policy.name) >= policy.max_in_flight:\n            return errors.EndpointBusy\n        backlog",
+        "(policy.name) > policy.max_in_flight:\n            return errors.EndpointBusy\n        backlog",
         "one waiter too many is admitted",
+    ),
+    Defect(
+        "core/admission.py",
+        "if closed is None and self._waiters.count(policy.name) >= policy",
+        "if closed is None and self._waiters.count(policy.name) > policy",
+        "whoever comes to a full house is let in",
     ),
     Defect(
         "core/admission.py",
@@ -398,6 +404,19 @@ DEFECTS = (
         "",
         "work after the reply may take for ever",
     ),
+    Defect(
+        "ingress/gateway.py",
+        "waiter.phase < Phase.RECALLED and waiter.promise",
+        "waiter.promise",
+        "what is being taken back is withdrawn once more",
+    ),
+    Defect(
+        "ingress/gateway.py",
+        "            self._sink.settle()  # as `open` does\n",
+        "",
+        "whoever comes is sent away for what has ended",
+    ),
+    Defect("core/admission.py", "if crowded or self", "if self", "one caller may have everything"),
     # ---- streams
     Defect(
         "ingress/gateway.py",
@@ -439,6 +458,10 @@ DEFECTS = (
         "what a stream holds is left to the garbage collector",
     ),
     Defect("ingress/streaming.py", "            self._gateway.take(self._waiter, first)\n", "", "nothing is granted"),
+    Defect("ingress/streaming.py", "        self._share.done()\n", "", "a flood is taken without a pause"),
+    Defect("ingress/streaming.py", "        await self.turn()\n", "", "whoever takes one by one takes a flood at once"),
+    Defect("ingress/turns.py", "(1 + turns.waiting)", "1", "of several each takes as much as one alone"),
+    Defect("ingress/turns.py", "            turns.waiting -= 1", "            pass", "turns get shorter and shorter"),
     Defect(
         "ingress/streaming.py",
         "            self._heard.pop()  #",

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("offloop")
 
 REPLIES_WITHIN = 0.2
-"""Seconds that decided outcomes have to leave the process before the loops are stopped."""
+"""Seconds at least that decided outcomes have to leave the process before the loops are stopped: those of a cut."""
 READ_AHEAD = 16
 """How many requests a worker process may be handed at most beyond those that its loops run."""
 CELERYS = (
@@ -430,12 +430,14 @@ class Runtime:
         """The steps of a stop after the registry is empty; see `core/drain.ORDER`."""
         gateway, settings = self.gateway, self._settings
         if gateway.unsent:
+            # A caller who takes its time has the rest of the budget. One that does not read at all is given up sooner,
+            # by whoever sends to it.
             try:
-                async with asyncio.timeout(REPLIES_WITHIN):
+                async with asyncio.timeout(max(REPLIES_WITHIN, gateway.budget_left())):
                     await self._answered.wait()
             except TimeoutError:
                 log.warning("%d answers were still being sent when the drain ended", gateway.unsent)
-        left = min(gateway.drain.cut_at - self._clock(), settings.kill_grace)
+        left = min(gateway.budget_left(), settings.kill_grace)
         stuck = await self.workforce.stop(max(LEAST_STOP, left))
         self._transport.settle()
         self._transport.close()

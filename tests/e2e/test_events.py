@@ -15,14 +15,17 @@ from tests.e2e.test_disconnect import wait_in_flight
 from tests.e2e.test_rloop import wait_unready
 from tests.support.gate import Gate
 from tests.support.modes import Mode
-from tests.support.server import Server, serving
+from tests.support.pace import Pace
+from tests.support.server import Server, descriptors, serving, wait_descriptors
 from tests.support.wire import Wire
 
 APP = "tests.e2e.programs.events_app:app"
 BEHIND = "tests.e2e.programs.events_app:behind"
 ACCEPT = {"accept": "text/event-stream"}
 PATIENCE = 1.0
-SHORT: dict[str, str | None] = {"TEST_PATIENCE": str(PATIENCE), "TEST_KEEP_ALIVE": "0.2"}
+AT_ONCE: dict[str, str | None] = {"TEST_SLOWEST": str(2**40)}
+"""However much was sent, patience ends as soon."""
+SHORT: dict[str, str | None] = {"TEST_PATIENCE": str(PATIENCE), "TEST_KEEP_ALIVE": "0.2"} | AT_ONCE
 ROW = 2**18
 """Bytes of one row of a flood."""
 
@@ -275,11 +278,7 @@ def test_a_caller_that_keeps_up_gets_much_more_than_may_be_on_its_way(server: Se
 
 def test_a_caller_that_does_not_read_is_waited_for_and_then_given_up(server: Server, gate: Gate) -> None:
     name, much = "unread", 400
-    with Wire(server.port) as wire:
-        body = json.dumps({"name": name, "count": much}).encode()
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
-        wire.head("POST /floods", content_type="application/json", content_length=str(len(body)), **ACCEPT)
-        wire.send(body)
+    with unread(server, "POST /floods", name, much) as wire:
         gate.wait(f"{name} 1")
         gate.open(f"{name} 1")
         with listening(server, "POST /tables", json={"count": 2}) as heard:  # the others are served meanwhile
@@ -289,6 +288,58 @@ def test_a_caller_that_does_not_read_is_waited_for_and_then_given_up(server: Ser
         assert made(gate, name) * ROW < 2**20 + 16 * 2**20  # what systems hold of a connection is a few MiB
         wait_in_flight(server, "flooded", 0)
         assert b"event: reply" not in left_of(wire)
+
+
+@contextmanager
+def unread(server: Server, line: str, name: str, count: int) -> Iterator[Wire]:
+    """A request for events that its caller has room for few of, and reads none of."""
+    with Wire(server.port) as wire:
+        body = json.dumps({"name": name, "count": count}).encode()
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        wire.head(line, content_type="application/json", content_length=str(len(body)), **ACCEPT)
+        wire.send(body)
+        yield wire
+
+
+def test_work_that_is_to_finish_does_so_though_its_caller_is_given_up(server: Server, gate: Gate) -> None:
+    with unread(server, "POST /steadfast", "given up", 100):
+        gate.wait("given up 1")
+        gate.open("given up 1")
+        gate.wait_note("given up closed")
+        assert made(gate, "given up") == 100
+        wait_in_flight(server, "steadfast", 0)
+
+
+@pytest.mark.parametrize("app", [APP, BEHIND], ids=["bare", "behind BaseHTTPMiddleware"])
+def test_a_slow_but_steady_reader_gets_all_of_it(app: str, mode: Mode, gate: Gate) -> None:
+    """What is on its way to it takes longer to read than patience lasts: a caller is given more for more."""
+    patience, rate, count = 0.3, 1.5 * 2**20, 24
+    with (
+        serving(app, env={"TEST_PATIENCE": str(patience)} | mode.env(2)) as server,
+        unread(server, "POST /floods", "", count) as wire,
+    ):
+        pace, got = Pace(rate), bytearray()
+        while not got.endswith(b"\r\n0\r\n\r\n"):
+            piece = wire.socket.recv(2**15)
+            assert piece, f"cut off after {len(got)} bytes"
+            got += piece
+            pace.took(len(piece))
+        assert got.count(b"event: chunk") == count
+        assert b"event: reply" in got
+    assert "ERROR" not in server.log
+
+
+def test_a_caller_that_never_reads_is_cut_off_and_holds_up_no_stop(mode: Mode, gate: Gate) -> None:
+    with serving(APP, env=SHORT | {"TEST_PATIENCE": "0.3"} | mode.env(2)) as server:
+        before = descriptors(server)
+        with unread(server, "POST /floods", "never read", 100):
+            gate.wait("never read 1")
+            gate.open("never read 1")
+            gate.wait_note("never read closed")
+            wait_descriptors(server, before)
+            server.signal(signal.SIGTERM)
+            server.wait()
+        assert "without completing response" not in server.log
 
 
 def made(gate: Gate, name: str) -> int:

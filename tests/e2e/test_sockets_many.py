@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect as connect_async
 from tests.e2e.test_websocket import APP, address
 from tests.support.gate import Gate
 from tests.support.modes import Mode
-from tests.support.server import Server, serving
+from tests.support.server import Server, descriptors, serving
 
 SOCKETS = 1000
 DESCRIPTORS = 4096
@@ -38,10 +38,6 @@ def memory(server: Server) -> int:
     """Bytes of the server process that are resident."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-
-def descriptors(server: Server) -> int:
-    return sum(1 for _ in Path(f"/proc/{server.process.pid}/fd").iterdir())
 
 
 async def hear(socket: ClientConnection) -> tuple[list[int], str]:

@@ -1,21 +1,25 @@
 """Peers that read slowly, and peers that do not read: who loses the socket and who keeps it, over a real connection."""
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 
 import pytest
-from websockets.frames import Opcode
+from websockets.frames import Close, Opcode
 from websockets.sync.client import ClientConnection
 
+from tests.e2e.programs.sockets import DROP
 from tests.e2e.test_sockets_frames import Line, text
 from tests.e2e.test_websocket import MIB, connect, hear, wait_waiters
 from tests.support.gate import Gate
 from tests.support.modes import Mode
+from tests.support.pace import Pace
 from tests.support.server import Server, serving
 
 APP = "tests.e2e.programs.sockets_impatient_app:app"
 """Its patience is 0.3 s."""
+PATIENT = "tests.e2e.programs.sockets_app:app"
 LONGER = 0.6
 """Seconds that a peer does not read: twice that patience."""
 
@@ -53,3 +57,27 @@ def test_a_peer_that_reads_nothing_is_closed_and_its_generator_with_it(server: S
         idle.send(text({"id": "f", "data": {"mib": 64, "name": "impatient"}}))
         gate.wait_note("impatient closed")
         wait_waiters(server, "flood", 0)
+
+
+def test_a_drain_waits_for_a_reader_that_takes_its_time(mode: Mode, gate: Gate) -> None:
+    """The work has ended: what is left of the budget is for what it made to be read."""
+    mib = 8  # of which systems hold some, and the window one: the rest is read before
+    drops = mib * MIB // DROP
+    with serving(PATIENT, env=mode.env(2)) as server, Line(server, "/flood") as slow:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.send(text({"id": "f", "data": {"mib": mib, "name": "patient"}}))
+        pace, told = Pace(2 * MIB), False
+        for number in range(drops):
+            opcode, size = slow.begin()
+            assert opcode is Opcode.TEXT
+            assert json.loads(slow.read(size))["data"]["number"] == number
+            pace.took(size)
+            if not told and "patient closed" in gate.notes:
+                server.signal(signal.SIGTERM)
+                told = True
+        assert told, "it has to have ended before all of it is read"
+        assert slow.hear() == {"id": "f", "event": "reply", "data": {"drops": drops}}
+        opcode, size = slow.begin()
+        assert (opcode, Close.parse(slow.read(size))) == (Opcode.CLOSE, Close(1012, "draining"))
+        server.wait()
+    assert "still being sent" not in server.log

@@ -154,6 +154,11 @@ def test_http_and_sockets_share_the_endpoints_limit_and_each_is_refused_by_itsel
         refused = hear(second)
         assert (refused["id"], refused["status"], refused["problem"]["reason"]) == ("late", 429, "endpoint-busy")
         assert refused["retry_after"] >= 1
+        with pytest.raises(InvalidStatus) as denied:  # a full house is told from before the door
+            connect(server, "/wait")
+        assert denied.value.response.status_code == 429
+        assert json.loads(denied.value.response.body)["reason"] == "endpoint-busy"
+        assert int(denied.value.response.headers["retry-after"]) >= 1
         gate.open("ws full")
         assert {hear(first)["id"] for _ in range(4)} == {"0", "1", "2", "3"}
         say(second, "again", {"name": "ws room"})
@@ -240,7 +245,7 @@ def test_a_drain_answers_every_id_and_closes_with_1012(mode: Mode, gate: Gate, n
         with pytest.raises(InvalidStatus) as denied:
             connect(server, "/echo")
         assert denied.value.response.status_code == 503
-        assert denied.value.response.headers["retry-after"] == "1"
+        assert 1 <= int(denied.value.response.headers["retry-after"]) <= 30
         gate.open(name)
         assert hear(busy) == {"id": "running", "event": "reply", "data": {"word": "go"}}
         gate.wait(f"{name} next")

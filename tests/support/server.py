@@ -32,6 +32,18 @@ def living(*marks: str) -> set[int]:
     return found
 
 
+def descriptors(server: "Server") -> int:
+    """How many it has open. Linux only."""
+    return sum(1 for _ in Path(f"/proc/{server.process.pid}/fd").iterdir())
+
+
+def wait_descriptors(server: "Server", most: int, timeout: float = DEADLINE) -> None:
+    """Until it has no more than so many open."""
+    until = monotonic() + timeout
+    while (count := descriptors(server)) > most:
+        assert monotonic() < until, f"{count} descriptors are open, and not {most}"
+
+
 class Server:
     """`python -m uvicorn APP`, on a port that the system chose.
 

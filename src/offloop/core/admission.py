@@ -73,13 +73,16 @@ class Admission:
         self.queue_bytes = queue_bytes
         self.pace = Pace(now)
 
-    def judge(self, policy: Policy, declared: int, acceptable: bool, now: float) -> type[errors.OffloopError] | None:
+    def judge(
+        self, policy: Policy, declared: int, acceptable: bool, now: float, crowded: bool = False
+    ) -> type[errors.OffloopError] | None:
         """None to admit, else the first refusal that applies, in the contract's order.
 
         Args:
             policy: the endpoint's.
             declared: the body's declared bytes; 0 where it does not say.
             acceptable: whether the endpoint takes this media type.
+            crowded: whether the caller has as many in flight as one may; that is for the caller's adapter to count.
         """
         closed = self.closed(now)
         if closed is not None:
@@ -88,7 +91,7 @@ class Admission:
             return errors.UnsupportedMediaType
         if declared > policy.max_body:
             return errors.PayloadTooLarge
-        if self._waiters.count(policy.name) >= policy.max_in_flight:
+        if crowded or self._waiters.count(policy.name) >= policy.max_in_flight:
             return errors.EndpointBusy
         backlog = self._backlog
         if (
@@ -103,6 +106,16 @@ class Admission:
         if self._lifecycle.state not in ADMITS:
             return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
         return None if self._crew.available(now) else errors.BackendUnavailable
+
+    def shut(self, policy: Policy, now: float) -> type[errors.OffloopError] | None:
+        """What refuses every request to this endpoint that could come now, whatever it were.
+
+        A full queue is not among it: that one is everybody's, and soon over.
+        """
+        closed = self.closed(now)
+        if closed is None and self._waiters.count(policy.name) >= policy.max_in_flight:
+            return errors.EndpointBusy
+        return closed
 
     def outgrown(self, policy: Policy, size: int, total: int) -> type[errors.OffloopError] | None:
         """None if a body for which `size` bytes are reserved may become `total` bytes, else what refuses it."""

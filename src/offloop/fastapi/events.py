@@ -8,14 +8,14 @@ number of `chunk` and `progress`, then exactly one `reply` or `problem`.
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import suppress
 
 from pydantic_core import to_json
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from offloop.core.waiters import Waiter
 from offloop.fastapi import problems
-from offloop.fastapi.patience import patiently
+from offloop.fastapi.cutting import cut
+from offloop.fastapi.patience import Reader
 from offloop.graph.payload_replies import OF_A_UNION
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
@@ -25,8 +25,6 @@ from offloop.messages import Chunk, Outcome, Progressed
 EVENT_STREAM = b"text/event-stream"
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead."""
-PATIENCE = 10.0
-"""Seconds that a caller may leave what was sent unread, before the request is cancelled and the connection closed."""
 AT_ONCE = 64
 """Events that are sent together, if so many are there."""
 HEADERS = [
@@ -41,44 +39,65 @@ def wanted(headers: dict[bytes, bytes]) -> bool:
     return EVENT_STREAM in headers.get(b"accept", b"").lower()
 
 
-async def serve(stream: Stream, label: bytes, send: Send) -> Outcome | None:
-    """Send all events but the last. Returns the outcome; None where the caller has gone, or does not read."""
-    try:
-        await _send(
-            send, {"type": "http.response.start", "status": 200, "headers": [*HEADERS, (b"x-request-id", label)]}
-        )
-        while not isinstance(heard := await _next(stream, send), Outcome | None):
-            # Whatever has come meanwhile goes along: a server has as much to do for one event as for many.
-            await _write(send, b"".join(map(_event, (heard, *stream.take_now(AT_ONCE - 1)))))
-    except TimeoutError:
-        return None
-    return heard
+class Answer:
+    """The events of one request, from the head of the answer to its end.
 
+    Args:
+        send: where they go.
+        label: the request's `X-Request-ID`.
+    """
 
-async def end(gateway: Gateway, waiter: Waiter, outcome: Outcome, label: bytes, send: Send) -> None:
-    """Send the last event, and with it the end of the answer."""
-    if outcome.reason == "ok" and not outcome.status:
-        data = b"".join(_lines(b"reply", _data(outcome)))
-    else:
-        retry_after = gateway.retry_after(waiter, outcome)
-        error = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
-        data = b"".join(_lines(b"problem", problems.answer(error, label)[2]))
-    with suppress(TimeoutError):
-        await _send(send, {"type": "http.response.body", "body": data})
+    def __init__(self, send: Send, label: bytes) -> None:
+        self._to = send
+        self._label = label
+        self._reader = Reader()
 
-
-async def _next(stream: Stream, send: Send) -> Chunk | Progressed | Outcome | None:
-    for heard in stream.take_now(1):
-        return heard
-    while True:
-        silence = asyncio.timeout(KEEP_ALIVE)
+    async def serve(self, stream: Stream) -> Outcome | None:
+        """Send all events but the last. Returns the outcome; None where the caller has gone, or does not read."""
+        headers = [*HEADERS, (b"x-request-id", self._label)]
         try:
-            async with silence:
-                return await stream.take()
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers}, 0)
+            while not isinstance(heard := await self._next(stream), Outcome | None):
+                # Whatever has come meanwhile goes along: a server has as much to do for one event as for many.
+                await self._write(b"".join(map(_event, (heard, *stream.take_now(AT_ONCE - 1)))))
         except TimeoutError:
-            if not silence.expired():  # the connection's own: it would be raised again and again
-                raise
-        await _write(send, b":\n\n")
+            await cut(self._to)
+            return None
+        return heard
+
+    async def end(self, gateway: Gateway, waiter: Waiter, outcome: Outcome) -> None:
+        """Send the last event, and with it the end of the answer."""
+        if outcome.reason == "ok" and not outcome.status:
+            data = b"".join(_lines(b"reply", _data(outcome)))
+        else:
+            retry_after = gateway.retry_after(waiter, outcome)
+            error = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
+            data = b"".join(_lines(b"problem", problems.answer(error, self._label)[2]))
+        try:
+            await self._send({"type": "http.response.body", "body": data}, len(data))
+        except TimeoutError:
+            await cut(self._to)
+
+    async def _next(self, stream: Stream) -> Chunk | Progressed | Outcome | None:
+        await stream.turn()
+        for heard in stream.take_now(1):
+            return heard
+        while True:
+            silence = asyncio.timeout(KEEP_ALIVE)
+            try:
+                async with silence:
+                    return await stream.take()
+            except TimeoutError:
+                if not silence.expired():  # the connection's own: it would be raised again and again
+                    raise
+            await self._write(b":\n\n")
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True}, len(data))
+
+    async def _send(self, message: Message, size: int) -> None:
+        """Raises TimeoutError where the caller does not read."""
+        await self._reader.takes(self._to(message), size)
 
 
 def _event(heard: Chunk | Progressed) -> bytes:
@@ -101,12 +120,3 @@ def _lines(kind: bytes, data: bytes) -> Iterator[bytes]:
     for line in data.splitlines():  # a type that writes its JSON over several lines
         yield b"data: " + line + b"\n"
     yield b"\n"
-
-
-async def _write(send: Send, data: bytes) -> None:
-    await _send(send, {"type": "http.response.body", "body": data, "more_body": True})
-
-
-async def _send(send: Send, message: dict[str, object]) -> None:
-    """Raises TimeoutError where the caller does not read."""
-    await patiently(send(message), PATIENCE)

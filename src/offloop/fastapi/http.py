@@ -129,6 +129,7 @@ class HttpEndpoint:
         stream.begin(waiter)
         call = Call(gateway, waiter, stream.promise, receive)
         self._departures.add(call)
+        said = events.Answer(send, label)
         body: bytes | None = b""
         lingers = False
         try:
@@ -137,7 +138,7 @@ class HttpEndpoint:
                     body = await read_body(call, gateway, waiter.size)
                 if body is not None:
                     self._enqueue(gateway, call, scope, headers, form, body, stream=True)
-                    outcome = await events.serve(stream, label, send)
+                    outcome = await said.serve(stream)
                 else:
                     outcome = await stream.promise
             finally:
@@ -145,7 +146,9 @@ class HttpEndpoint:
             if body is None:
                 lingers = await _failed(gateway, waiter, outcome, label, scope, send, unread=_unread(headers))
             elif outcome is not None:
-                await events.end(gateway, waiter, outcome, label, send)
+                await said.end(gateway, waiter, outcome)
+            else:  # whoever does not read has left, as far as its request goes
+                gateway.cancel(waiter, "disconnect")
         except errors.OffloopError as error:  # the body grew beyond a bound
             lingers = await _fail(error, label, scope, send, unread=_unread(headers))
         finally:

@@ -70,19 +70,19 @@ class SocketEndpoint:
         await Connection(self._off, gateway, websocket, asks, limit=limit, label=label).serve()
 
     def _door(self, label: bytes) -> Gateway:
-        """Raises what would refuse every request that could come. A full house refuses each: it may soon be over."""
+        """Raises what would refuse every request that could come."""
         gateway = self._off.gateway
-        kind = errors.BackendUnavailable if gateway is None else gateway.closed()
-        if kind is not None:
-            raise kind(endpoint=self._name, request_id=label.decode("ascii"), retry_safe=True)
-        assert gateway is not None
+        request_id = label.decode("ascii")
+        if gateway is None:
+            raise errors.BackendUnavailable(endpoint=self._name, request_id=request_id, retry_safe=True)
+        gateway.knock(self._name, request_id)
         return gateway
 
 
 async def _refuse(websocket: WebSocket, error: errors.OffloopError, label: bytes) -> None:
     if DENIAL not in (websocket.scope.get("extensions") or {}):  # then a server could only say 403
         await websocket.accept(headers=[(b"x-request-id", label)])
-        await websocket.close(1013 if error.status == 503 else 1008, error.reason)
+        await websocket.close(1013 if error.status in (429, 503) else 1008, error.reason)
         return
     status, headers, body = problems.answer(error, label)
     await websocket.send({"type": f"{DENIAL}.start", "status": status, "headers": headers})

@@ -25,6 +25,7 @@ from offloop.core.lifecycle import READY, Lifecycle, Move, State
 from offloop.core.policy import Policy
 from offloop.core.waiters import Phase, Waiter, Waiters, either
 from offloop.events import STOPPED, WEDGED, Event, Events
+from offloop.ingress.turns import Turns
 from offloop.messages import (
     FRAME,
     WINDOW,
@@ -76,6 +77,7 @@ class Gateway:
 
     Attributes:
         promise: makes an empty promise of this gateway's event loop; cheaper than to ask which loop is running.
+        turns: those of this event loop, shared by all that goes on for long on it.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Gateway:
         self.cut = 0
         self.refused = 0
         self.unsent = 0
+        self.turns = Turns()
         self._queued = 0
         self.promise = promise
         self._clock = clock
@@ -156,6 +159,7 @@ class Gateway:
         timeout: float | None = None,
         declared: int = 0,
         acceptable: bool = True,
+        crowded: bool = False,
     ) -> Waiter:
         """Admit a request before its body is read, and reserve its place; or raise the error that refuses it.
 
@@ -166,18 +170,19 @@ class Gateway:
             timeout: seconds; shortens the endpoint's, never lengthens it.
             declared: the body's declared bytes, 0 where it does not say.
             acceptable: whether the body's media type is one that the endpoint takes.
+            crowded: whether whoever asks has as many in flight as one may.
         """
         now = self._clock()
         policy = self.policies[endpoint]
         rid = self._rid()
         for see in self._on_arrive:
             see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
-        refusal = self._admission.judge(policy, declared, acceptable, now)
+        refusal = self._admission.judge(policy, declared, acceptable, now, crowded)
         if refusal in CAPACITY:
             # A loop may have begun or ended something that this side has not read yet: look before refusing.
             self._sink.settle()
             now = self._clock()
-            refusal = self._admission.judge(policy, declared, acceptable, now)
+            refusal = self._admission.judge(policy, declared, acceptable, now, crowded)
         if refusal is not None:
             raise self._reject(rid, policy, request_id, refusal, now)
         # In this order, so that a timeout that is no number is passed over.
@@ -263,8 +268,19 @@ class Gateway:
         else:
             self.backlog.enqueue(envelope)
 
+    def withdraw(self, waiter: Waiter) -> None:
+        """The caller wants it no more, and stays to hear how it ended: by an outcome like any other.
+
+        That is `cancelled` but where another is there already. A moment may pass until it is known whether it had
+        begun. Without effect where it is ending anyway.
+        """
+        if waiter.phase < Phase.RECALLED and waiter.promise is not None:
+            now = self._clock()
+            self._events.emit(now, "disconnect", rid=waiter.rid, endpoint=waiter.endpoint, outcome="cancelled")
+            self._call_off(waiter, now)
+
     def cancel(self, waiter: Waiter, cause: str) -> None:
-        """The caller has gone (`disconnect`) or wants it no more (`cancelled`).
+        """The caller has gone (`disconnect`) or wants to hear no more of it (`cancelled`).
 
         Under `on_disconnect="finish"` a caller's leaving is no cancellation: once the body is complete the request
         goes on without anyone being told.
@@ -279,6 +295,9 @@ class Gateway:
                 waiter.hears = None
                 self._sink.grant(waiter.rid, ENDLESS)
             return
+        self._call_off(waiter, now)
+
+    def _call_off(self, waiter: Waiter, now: float) -> None:
         self._sink.settle()
         if self.waiters.get(waiter.rid) is None:
             return  # its outcome had come already
@@ -648,6 +667,10 @@ class Gateway:
         """The loops are up: admit from now on."""
         self.lifecycle.move(Move.START)
 
+    def budget_left(self) -> float:
+        """Seconds of the drain's budget; without an end where none has begun."""
+        return float("inf") if self.drain.began_at is None else self.drain.cut_at - self._clock()
+
     def begin_drain(self) -> None:
         """Readiness is false from this instant; the rest follows by itself. Once; without effect before the start."""
         if not self.lifecycle.move(Move.LEAVE):
@@ -690,9 +713,21 @@ class Gateway:
 
     # ---- refusals
 
-    def closed(self) -> type[errors.OffloopError] | None:
-        """What refuses every request that could come now, for whoever has none yet."""
-        return self._admission.closed(self._clock())
+    def knock(self, endpoint: str, request_id: str = "") -> None:
+        """For whoever will ask, and has no request yet. Raises what would refuse whatever could be asked now.
+
+        Then that is told as a request that was refused; otherwise nothing has happened.
+        """
+        policy = self.policies[endpoint]
+        refusal = self._admission.shut(policy, self._clock())
+        if refusal in CAPACITY:
+            self._sink.settle()  # as `open` does
+            refusal = self._admission.shut(policy, self._clock())
+        if refusal is not None:
+            now, rid = self._clock(), self._rid()
+            for see in self._on_arrive:
+                see(Event(t=now, kind="arrive", rid=rid, endpoint=endpoint, request_id=request_id))
+            raise self._reject(rid, policy, request_id, refusal, now)
 
     def _reject(
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float

@@ -1,7 +1,8 @@
 """One streaming request on the event loop: what has come and was not taken yet, and its outcome.
 
 Owns the order (messages first, the outcome last) and the telling of what was taken, so that the loop that makes them
-waits for a caller who does not keep up. How messages are written for a caller is an adapter's affair.
+waits for a caller who does not keep up; and that whoever does keep up leaves the others their turn. How messages are
+written for a caller is an adapter's affair.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 from offloop.core.waiters import Waiter
 from offloop.ingress.gateway import Gateway
+from offloop.ingress.turns import Share
 from offloop.messages import Chunk, Outcome, Progressed
 
 
@@ -21,6 +23,7 @@ class Stream:
 
     Attributes:
         promise: the gateway's; what it is told is given when all that came before was taken.
+        turn: waits for the event loop's next turn where enough was taken in this one; for whoever uses `take_now`.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -30,6 +33,8 @@ class Stream:
         self._waiter: Waiter | None = None
         self._heard: deque[Chunk | Progressed] = deque()
         self._waiting: asyncio.Future[None] | None = None
+        self._share = Share(gateway.turns)
+        self.turn = self._share.over
 
     def begin(self, waiter: Waiter) -> None:
         """Hear this one."""
@@ -38,6 +43,7 @@ class Stream:
 
     async def take(self) -> Chunk | Progressed | Outcome | None:
         """The next stream message or progress; in the end the outcome, or None where whoever asked has gone."""
+        await self.turn()
         while not self._heard and not self.promise.done():
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
@@ -51,6 +57,7 @@ class Stream:
 
     def _take(self) -> Chunk | Progressed:
         first = self._heard.popleft()
+        self._share.done()
         if isinstance(first, Chunk):
             assert self._waiter is not None
             self._gateway.take(self._waiter, first)

@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from offloop import Offloop
-from offloop.fastapi import OffloopRouter, OperatorRouter, events, exception_handlers
+from offloop.fastapi import OffloopRouter, OperatorRouter, events, exception_handlers, patience
 from tests.e2e.programs import events as program
 
-events.PATIENCE = float(os.environ.get("TEST_PATIENCE", events.PATIENCE))
+patience.PATIENCE = float(os.environ.get("TEST_PATIENCE", patience.PATIENCE))
+patience.SLOWEST = int(os.environ.get("TEST_SLOWEST", patience.SLOWEST))
 events.KEEP_ALIVE = float(os.environ.get("TEST_KEEP_ALIVE", events.KEEP_ALIVE))
 
 

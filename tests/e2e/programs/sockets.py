@@ -103,7 +103,9 @@ def patter(message: Drizzle) -> Iterator[Bit | Told]:
     yield Told(bits=message.drops)
 
 
-drizzle = Endpoint("drizzle", Drizzle, Told, stream=Bit, to=patter, websocket="/drizzle", timeout=60)
+drizzle = Endpoint(
+    "drizzle", Drizzle, Told, stream=Bit, to=patter, http="POST /drizzle", websocket="/drizzle", timeout=60
+)
 
 
 @endpoint(websocket="/wait", timeout=30, max_in_flight=4)

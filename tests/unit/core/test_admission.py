@@ -55,8 +55,9 @@ class Judge(RuleBasedStateMachine):
         policy=st.sampled_from(POLICIES),
         size=st.just(0) | st.integers(0, 250),
         fits=st.sampled_from([True, True, False]),
+        crowded=st.sampled_from([False, False, True]),
     )
-    def arrive(self, policy: Policy, size: int, fits: bool) -> None:
+    def arrive(self, policy: Policy, size: int, fits: bool, crowded: bool) -> None:
         queued = [size for rid, _, size in self.model if rid not in self.begun]
         of_this = [name for _, name, _ in self.model if name == policy.name]
         rows = [
@@ -64,11 +65,14 @@ class Judge(RuleBasedStateMachine):
             (self.life == "new" or not self.loops, errors.BackendUnavailable),
             (not fits, errors.UnsupportedMediaType),
             (size > policy.max_body, errors.PayloadTooLarge),
-            (len(of_this) >= policy.max_in_flight, errors.EndpointBusy),
+            (crowded or len(of_this) >= policy.max_in_flight, errors.EndpointBusy),
             (len(queued) >= LIMIT or sum(queued) + size > BYTES, errors.QueueFull),
         ]
         refusal = next((error for applies, error in rows if applies), None)
-        assert self.admission.judge(policy, size, fits, 0.0) is refusal
+        assert self.admission.judge(policy, size, fits, 0.0, crowded) is refusal
+        full = len(of_this) >= policy.max_in_flight
+        whatever = (*rows[:2], (full, errors.EndpointBusy))
+        assert self.admission.shut(policy, 0.0) is next((error for applies, error in whatever if applies), None)
         if refusal is None:
             self.made += 1
             rid = f"r{self.made}"

@@ -82,6 +82,17 @@ def wait(message: Wait, job: Job) -> Whole:
     return Whole(bits=0)
 
 
+class Narrow(BaseModel):
+    pass
+
+
+@endpoint(websocket="/narrow", timeout=30, max_in_flight=1)
+def narrow(message: Narrow) -> Whole:
+    BEGUN.release()
+    OPEN.wait(30)
+    return Whole(bits=0)
+
+
 @endpoint(websocket="/keep", timeout=30, on_disconnect="finish")
 def keep(message: Keep, job: Job) -> Whole:
     OPEN.wait(30)

@@ -11,9 +11,12 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from offloop import Offloop, Settings
-from offloop.fastapi import OffloopRouter, events
+from offloop.events import Event
+from offloop.fastapi import OffloopRouter, events, patience
+from offloop.ingress.streaming import Stream
 from offloop.messages import Chunk, Outcome
 from tests.unit.fastapi.asgi import DEADLINE, JSON, Caller
+from tests.unit.ingress.rig import Rig
 
 TAKES = (b"accept", b"text/event-stream")
 HEADERS = [*JSON, TAKES]
@@ -21,9 +24,23 @@ ROWS = [f'event: chunk\ndata: {{"number":{n},"text":""}}\n\n'.encode() for n in 
 REPLY = b'event: reply\ndata: {"rows":2}\n\n'
 
 
+class Seeing:
+    """Notes how requests end, and why."""
+
+    kinds = frozenset({"disconnect", "terminal"})
+
+    def __init__(self, seen: list[Event]) -> None:
+        self._seen = seen
+
+    def __call__(self, event: Event) -> None:
+        self._seen.append(event)
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[FastAPI, Offloop]]:
-    off = Offloop("tests.e2e.programs.events", settings=Settings(threads=2, gc_freeze=False))
+async def serving(seen: list[Event] | None = None) -> AsyncIterator[tuple[FastAPI, Offloop]]:
+    observers = () if seen is None else (Seeing(seen),)
+    settings = Settings(threads=2, gc_freeze=False)
+    off = Offloop("tests.e2e.programs.events", settings=settings, observers=observers)
     app = FastAPI()
     app.include_router(OffloopRouter(off))
     async with app.router.lifespan_context(app):
@@ -130,7 +147,7 @@ def test_json_is_told_as_it_is_and_bytes_in_base64(media_type: str | None, paylo
 async def test_a_caller_who_does_not_read_is_cancelled_and_its_answer_left_incomplete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     async with serving() as (app, off):
         caller = Deaf(app, "/watched", headers=HEADERS, takes=1).say(b"{}")
         await caller.answered()
@@ -140,7 +157,7 @@ async def test_a_caller_who_does_not_read_is_cancelled_and_its_answer_left_incom
 
 
 async def test_a_caller_who_takes_not_even_the_head_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     async with serving() as (app, off):
         caller = await Deaf(app, "/watched", headers=HEADERS, takes=0).say(b"{}").answered()
         await waiting(off, "watched")
@@ -148,12 +165,64 @@ async def test_a_caller_who_takes_not_even_the_head_is_cancelled(monkeypatch: py
 
 
 async def test_a_caller_who_leaves_the_last_event_unread_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     async with serving() as (app, off):
         caller = await Deaf(app, "/created", headers=HEADERS, takes=2).say(b'{"count": 1}').answered()
         off.begin_drain()
     assert [message["body"] for message in caller.sent[1:]] == ROWS[:1]
     assert not caller.complete
+
+
+async def test_under_finish_a_caller_who_does_not_read_has_left_and_its_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "SLOWEST", 2**40)
+    seen: list[Event] = []
+    async with serving(seen) as (app, off):
+        caller = Deaf(app, "/steadfast", headers=HEADERS, takes=1).say(b'{"count": 40}')
+        await caller.answered()
+        await waiting(off, "steadfast")
+    assert [event.outcome for event in seen if event.kind == "disconnect"] == ["disconnect"]
+    assert [event.outcome for event in seen if event.kind == "terminal"] == ["ok"]
+    assert not caller.complete
+
+
+async def test_who_reads_slowly_has_as_much_more_time_as_it_was_sent_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SLOWEST", 2)
+    allowed: list[float] = []
+
+    async def patiently(sending: Any, seconds: float) -> None:
+        allowed.append(seconds)
+        await sending
+
+    monkeypatch.setattr(patience, "patiently", patiently)
+    async with serving() as (app, _):
+        caller = await Caller(app, "/created", headers=HEADERS).say(b'{"count": 1}').answered()
+    sizes = [0, *(len(message["body"]) for message in caller.sent[1:])]
+    assert allowed == [patience.PATIENCE + sum(sizes[max(0, n - 2) : n + 1]) / 2 for n in range(len(sizes))]
+
+
+async def test_a_caller_who_keeps_up_with_a_flood_leaves_the_others_their_turn() -> None:
+    rig = Rig()
+    stream = Stream(rig.gateway)
+    waiter = rig.gateway.open("keeps", stream.promise)
+    stream.begin(waiter)
+    rig.gateway.send(waiter, b"", stream=True)
+    rig.begun(waiter)
+    rig.reports(*(Chunk(waiter.rid, 1, n, b"{}") for n in range(1000)), Outcome(waiter.rid))
+    sent = 0
+
+    async def send(message: Message) -> None:  # there is room: it never waits
+        nonlocal sent
+        sent += message.get("body", b"").count(b"\n\n")
+
+    task = asyncio.ensure_future(events.Answer(send, b"label").serve(stream))
+    while not task.done():
+        before = sent
+        await asyncio.sleep(0)
+        assert sent - before <= events.AT_ONCE
+    assert (sent, task.result()) == (1000, Outcome(waiter.rid))
 
 
 async def test_a_caller_who_reads_again_in_time_misses_nothing() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from offloop.fastapi.patience import patiently
+from offloop.fastapi.patience import PATIENCE, SLOWEST, Reader, patiently
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,21 @@ def test_whoever_sends_can_be_cancelled_and_the_send_with_it() -> None:
 
     run(main())
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("sizes", "allowed"),
+    [([0], 0), ([5], 5), ([5, 0], 5), ([5, 0, 0], 5), ([5, 0, 0, 0], 0), ([3, 2, 1], 6), ([4, 3, 2, 1], 6)],
+)
+def test_who_reads_slowly_has_time_for_the_message_and_for_the_two_before_it(
+    sizes: list[int], allowed: int, timers: list[float]
+) -> None:
+    """In seconds, at the slowest rate."""
+
+    async def main() -> None:
+        reader = Reader()
+        for size in sizes:
+            await reader.takes(asyncio.sleep(0), size * SLOWEST)
+
+    run(main())
+    assert timers[-1] == PATIENCE + allowed

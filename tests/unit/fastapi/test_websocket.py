@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -23,9 +24,11 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import APIKeyHeader
 
 from offloop import Offloop, Settings, errors
-from offloop.fastapi import OffloopRouter
+from offloop.fastapi import OffloopRouter, patience
+from offloop.fastapi.patience import Reader
 from offloop.fastapi.sockets import connection
 from offloop.fastapi.websocket import origin_allowed
+from offloop.ingress.turns import AT_ONCE
 from tests.unit.fastapi import talking
 from tests.unit.fastapi.talking import DEADLINE, Peer
 
@@ -315,8 +318,10 @@ async def test_one_socket_has_so_many_requests_at_once_and_the_next_is_a_problem
         for id in "abc":
             peer.ask(id, {})
         said = await peer.hear()
-        assert (said["id"], said["status"], said["retry_after"]) == ("c", 429, 1)
+        assert (said["id"], said["status"]) == ("c", 429)
+        assert 1 <= said["retry_after"] <= 30
         assert (said["problem"]["reason"], said["problem"]["retry_safe"]) == ("endpoint-busy", True)
+        assert said["problem"]["detail"] == connection.CROWDED
         other = await Peer(app, "/wait").accepted()  # the limit is one socket's
         other.ask("d", {})
         await until(lambda: waiters(off, "wait") == 3)
@@ -326,6 +331,40 @@ async def test_one_socket_has_so_many_requests_at_once_and_the_next_is_a_problem
         for one in (peer, other):
             one.leave()
             await one.ended()
+
+
+async def test_what_one_socket_may_not_have_is_told_as_refused_and_says_when_to_try_again():
+    async with serving(ws_in_flight=1) as (app, off):
+        peer = await Peer(app, "/wait").accepted()
+        peer.ask("a", {})
+        for number in range(3):
+            peer.ask(str(number), {})
+            assert (await peer.hear())["problem"]["reason"] == "endpoint-busy"
+        assert off.status()["refused"] == 3
+        assert b'offloop_rejected_total{endpoint="wait",reason="endpoint-busy"} 3.0' in off.metrics()
+        off.begin_drain()
+        peer.ask("late", {})  # what is closed to everybody comes first
+        assert (await peer.hear())["problem"]["reason"] == "draining"
+        talking.OPEN.set()
+        assert await peer.hear() == {"id": "a", "event": "reply", "data": {"bits": 0}}
+        assert await peer.close() == (1012, "draining")
+
+
+async def test_what_is_cancelled_before_it_began_says_so():
+    async with serving(threads=1) as (app, _):
+        peer = await Peer(app, "/wait").accepted()
+        peer.ask("running", {"name": "running"})
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.to_thread(talking.BEGUN.acquire)
+        for id, started in (("queued", False), ("running", True)):
+            if id == "queued":
+                peer.ask(id, {})
+            peer.say(json.dumps({"id": id, "event": "cancel"}))
+            said = await peer.hear()
+            assert (said["id"], said["status"], said["problem"]["reason"]) == (id, 499, "cancelled")
+            assert (said["problem"]["started"], said["problem"]["retry_safe"]) == (started, not started)
+        peer.leave()
+        await peer.ended()
 
 
 async def test_a_cancelled_request_ends_once_and_what_is_unknown_is_passed_over():
@@ -441,7 +480,7 @@ async def test_a_fault_of_the_connection_is_the_servers_to_hear():
 
 
 async def test_a_peer_that_does_not_read_is_closed_and_its_requests_are_cancelled(monkeypatch):
-    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     async with serving() as (app, off):
         peer = await Peer(app, "/sliced", reads=False).accepted()
         other = await Peer(app, "/sliced").accepted()
@@ -489,14 +528,66 @@ async def test_a_large_message_gives_its_reader_time_for_the_next(monkeypatch, s
         monkeypatch.setattr(loop, "time", lambda: real() + now[0] - begun)  # by itself again, and never backwards
 
 
-async def test_a_close_that_is_not_read_either_is_given_up(monkeypatch):
+@pytest.mark.parametrize("close", ["unread", "too large"])
+async def test_a_close_that_is_not_read_either_is_given_up(monkeypatch, close):
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     monkeypatch.setattr(connection, "CLOSE_WITHIN", 0.05)
     async with serving() as (app, _):
-        peer = await Peer(app, "/answer").accepted()
+        peer = await Peer(app, "/answer", reads=close != "unread").accepted()
         peer.closes.clear()
-        peer.ask("a", {"text": "x" * 4000})
+        peer.ask("a", {"text": "x" * (4000 if close == "too large" else 1)})
         await peer.ended()
         assert [message["type"] for message in peer.sent] == ["websocket.accept"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "budget", "draining", "allowed"),
+    [
+        (0, 20.0, False, 10.0), (64, 20.0, False, 11.0), (64, 20.0, True, 11.0), (64, 8.0, True, 8.0),
+        (64, 2.0, True, 5.0),
+    ],
+)  # fmt: skip
+async def test_a_close_waits_for_a_slow_reader_and_in_a_drain_not_much_beyond_its_budget(
+    monkeypatch, sent, budget, draining, allowed
+):
+    seconds: list[float] = []
+
+    async def patiently(sending, most):
+        seconds.append(most)
+        await sending
+
+    async with serving(drain_timeout=budget) as (app, off):
+        peer = await Peer(app, "/answer").accepted()
+        peer.ask("a", {"text": "x"})
+        await peer.hear()
+        now = off.gateway._clock()
+        monkeypatch.setattr(off.gateway, "_clock", lambda: now)
+        monkeypatch.setattr(Reader, "allowed", lambda self, size=0: 10.0 + sent / 64)
+        monkeypatch.setattr(connection, "patiently", patiently)
+        if draining:
+            off.gateway.drain.begin(now)
+        peer.ask("a", {"text": "x" * 4000})
+        assert (await peer.close())[0] == 1009
+        monkeypatch.undo()
+    assert seconds == [pytest.approx(allowed)]
+
+
+@pytest.mark.parametrize("ends", ["leaves", "is closed"])
+async def test_however_a_socket_ends_what_is_left_of_it_is_not_waited_for_for_ever(monkeypatch, ends):
+    """What a server has of a message whose peer has gone without a word keeps the connection, too."""
+    seen: list[tuple[object, float]] = []
+    monkeypatch.setattr(connection, "cut_unless_read", lambda *of: seen.append(of))
+    async with serving() as (app, _):
+        peer = await Peer(app, "/answer").accepted()
+        if ends == "leaves":
+            peer.leave()
+            await peer.ended()
+        else:
+            peer.ask("a", {"text": "x" * 4000})
+            await peer.close()
+    [(send, seconds)] = seen
+    assert callable(send)
+    assert seconds == patience.PATIENCE
 
 
 async def test_a_flood_of_refused_requests_waits_for_its_reader_too():
@@ -511,6 +602,20 @@ async def test_a_flood_of_refused_requests_waits_for_its_reader_too():
         peer.reading.set()
         for number in range(1, 200):
             assert (await peer.hear())["id"] == str(number)
+        peer.leave()
+        await peer.ended()
+
+
+async def test_a_flood_from_a_peer_leaves_the_others_their_turn():
+    async with serving() as (app, _):
+        peer = await Peer(app, "/answer").accepted()
+        for _ in range(1000):
+            peer.say('{"id": "nobody", "event": "cancel"}')
+        before = 1000
+        while before:
+            await asyncio.sleep(0)
+            assert before - peer._said.qsize() <= AT_ONCE
+            before = peer._said.qsize()
         peer.leave()
         await peer.ended()
 
@@ -558,6 +663,28 @@ async def test_who_comes_before_the_start_or_in_a_drain_is_refused_before_it_is_
         off.begin_drain()
         status, headers = await denied(app)
         assert (status, headers[b"connection"]) == (503, b"close")
+
+
+async def test_who_comes_when_its_endpoint_is_full_is_refused_before_it_is_accepted():
+    async with serving() as (app, off):
+        assert off.gateway is not None
+        peer = await Peer(app, "/narrow").accepted()
+        peer.ask("a", {})
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.to_thread(talking.BEGUN.acquire)
+        status, headers = await denied(app, "/narrow")
+        assert (status, headers[b"content-type"]) == (429, b"application/problem+json")
+        assert 1 <= int(headers[b"retry-after"]) <= 30
+        other = await Peer(app, "/narrow", denial=False).accepted()
+        assert await other.close() == (1013, "endpoint-busy")
+        assert off.status()["refused"] == 2
+        assert b'offloop_rejected_total{endpoint="narrow",reason="endpoint-busy"} 2.0' in off.metrics()
+        talking.OPEN.set()
+        assert (await peer.hear())["event"] == "reply"
+        again = await Peer(app, "/narrow").accepted()
+        for one in (peer, again):
+            one.leave()
+            await one.ended()
 
 
 async def test_a_server_that_cannot_answer_by_http_accepts_and_closes_with_1013():

@@ -3,7 +3,7 @@
 import pytest
 
 from offloop import errors
-from offloop.messages import Begun, Freed, Outcome
+from offloop.messages import Begun, Freed, Outcome, Withdrawn
 from tests.unit.ingress.rig import Promise, Rig
 
 
@@ -195,3 +195,105 @@ def test_a_request_ends_once() -> None:
         rig.gateway._end(waiter, Outcome(rid="r1", reason=reason), rig.now)
     assert promise.outcome == Outcome(rid="r1")
     assert len(rig.ends()) == 1
+
+
+# ---- who stays to hear how it ended
+
+
+def test_what_is_withdrawn_before_it_began_ends_as_such_for_whoever_waits() -> None:
+    rig = Rig()
+    first, _ = rig.sent()
+    rig.begun(first)
+    waiter, promise = rig.sent()
+    rig.gateway.withdraw(waiter)
+    assert promise.outcome == Outcome(rid=waiter.rid, reason="cancelled", started=False)
+    assert [event.outcome for event in rig.seen("disconnect")] == ["cancelled"]
+    rig.gateway.withdraw(waiter)
+    assert len(rig.seen("disconnect")) == 1
+    assert rig.gateway.unsent == 1
+    rig.gateway.close(waiter)
+    assert rig.gateway.unsent == 0
+
+
+def test_what_is_withdrawn_while_it_runs_is_told_to_have_begun() -> None:
+    rig = Rig()
+    waiter, promise = rig.sent("keeps")  # who leaves it lets it finish; who wants it no more does not
+    rig.begun(waiter)
+    rig.gateway.withdraw(waiter)
+    assert promise.outcome == Outcome(rid=waiter.rid, reason="cancelled", started=True)
+    assert rig.sink.cancelled == [waiter.rid]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_lies_with_a_worker_when_it_is_withdrawn_ends_when_that_has_answered(begun: bool) -> None:
+    rig = Rig(shared=False)
+    waiter, promise = rig.sent()
+    rig.sink.answers = [None]
+    rig.gateway.withdraw(waiter)
+    rig.gateway.withdraw(waiter)
+    assert (promise.outcome, len(rig.seen("disconnect"))) == (None, 1)
+    rig.reports(Withdrawn(waiter.rid, begun))
+    assert promise.outcome == Outcome(rid=waiter.rid, reason="cancelled", started=begun)
+
+
+def test_what_had_ended_when_it_was_withdrawn_ends_as_it_did() -> None:
+    rig = Rig()
+    waiter, promise = rig.sent()
+    rig.sink.unread = [Begun(waiter.rid, 1, "w1", 100.0), Outcome(rid=waiter.rid, payload=b"reply")]
+    rig.gateway.withdraw(waiter)
+    assert promise.outcome == Outcome(rid=waiter.rid, payload=b"reply")
+    assert rig.ends() == [(waiter.rid, "ok", True)]
+
+
+def test_whoever_has_left_withdraws_nothing() -> None:
+    rig = Rig()
+    waiter, _ = rig.sent("keeps")
+    rig.gateway.cancel(waiter, "disconnect")
+    rig.gateway.withdraw(waiter)
+    assert [event.outcome for event in rig.seen("disconnect")] == ["disconnect"]
+    assert rig.gateway.waiters.count("keeps") == 1
+
+
+# ---- who is refused for what it has, or before it has asked
+
+
+def test_a_caller_that_has_as_many_as_it_may_is_refused_as_from_a_busy_endpoint() -> None:
+    rig = Rig()
+    with pytest.raises(errors.EndpointBusy) as refused:
+        rig.opened("again", crowded=True)
+    assert (refused.value.retry_after, refused.value.retry_safe) == (1, True)
+    assert [(event.kind, event.outcome) for event in rig.events[1:]] == [("arrive", ""), ("reject", "endpoint-busy")]
+    with pytest.raises(errors.PayloadTooLarge):  # what comes before it in the contract's order
+        rig.opened("again", crowded=True, declared=101)
+    rig.gateway.begin_drain()
+    with pytest.raises(errors.Draining):
+        rig.opened("again", crowded=True)
+
+
+def test_whoever_knocks_hears_what_would_refuse_whatever_it_asked_and_that_counts_as_a_refusal() -> None:
+    rig = Rig(limit=2)
+    rig.opened()
+    rig.gateway.knock("plain", "label")
+    rig.opened()
+    rig.gateway.knock("again")  # the queue is full, and that is not what it asks about
+    assert rig.seen("reject") == []
+    with pytest.raises(errors.EndpointBusy) as busy:
+        rig.gateway.knock("plain", "label")
+    assert (busy.value.endpoint, busy.value.request_id, busy.value.retry_after) == ("plain", "label", 1)
+    rig.gateway.begin_drain()
+    with pytest.raises(errors.Draining):
+        rig.gateway.knock("plain")
+    told = [event.rid for event in rig.seen("arrive")[-2:]]
+    assert [(event.rid, event.outcome) for event in rig.seen("reject")] == [
+        (told[0], "endpoint-busy"), (told[1], "draining"),
+    ]  # fmt: skip
+    assert rig.gateway.refused == 2
+
+
+def test_what_has_ended_and_nobody_has_read_yet_is_read_before_anybody_is_sent_away() -> None:
+    rig = Rig()
+    waiter, _ = rig.sent()
+    rig.sent()
+    rig.sink.unread = [Begun(waiter.rid, 1, "w1", 100.0), Outcome(rid=waiter.rid)]
+    rig.gateway.knock("plain")
+    assert rig.seen("reject") == []

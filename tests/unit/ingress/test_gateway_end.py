@@ -35,6 +35,17 @@ def test_a_drain_with_nobody_waiting_ends_at_once() -> None:
     rig.gateway.stop()
 
 
+def test_of_a_drains_budget_is_left_what_has_not_passed() -> None:
+    rig = Rig(drain=Drain(5.0))
+    rig.sent()
+    assert rig.gateway.budget_left() == float("inf")
+    rig.gateway.begin_drain()
+    rig.until(102.0)
+    assert rig.gateway.budget_left() == 3.0
+    rig.until(106.0)
+    assert rig.gateway.budget_left() == -1.0
+
+
 def test_before_the_start_there_is_nothing_to_drain() -> None:
     rig = Rig(0)
     rig.gateway.lifecycle.state = State.NEW

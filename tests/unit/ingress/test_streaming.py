@@ -8,6 +8,7 @@ import pytest
 
 from offloop.core.waiters import Waiter
 from offloop.ingress.streaming import Stream
+from offloop.ingress.turns import AT_ONCE
 from offloop.messages import FRAME, WINDOW, Chunk, Outcome, Progressed
 from tests.unit.ingress.rig import Rig
 
@@ -126,3 +127,43 @@ async def test_what_has_come_can_be_taken_together_and_counts_as_taken() -> None
     assert list(stream.take_now(5)) == came[2:]
     assert list(stream.take_now(5)) == []
     assert await stream.take() == END
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+async def test_who_keeps_up_with_a_flood_leaves_the_others_their_turn(streams: int) -> None:
+    rig = Rig(2)
+    taken = 0
+
+    async def take(stream: Stream) -> None:
+        nonlocal taken
+        while await stream.take() is not stream.promise.result():
+            taken += 1
+
+    tasks = []
+    for number in range(streams):
+        stream = Stream(rig.gateway)
+        waiter = rig.gateway.open("keeps", stream.promise)
+        stream.begin(waiter)
+        rig.gateway.send(waiter, b"", stream=True)
+        rig.begun(waiter, f"w{number % 2 + 1}")
+        rig.reports(*(Chunk(waiter.rid, 1, n, b"") for n in range(500)), Outcome(rid=waiter.rid))
+        tasks.append(asyncio.ensure_future(take(stream)))
+    while not all(task.done() for task in tasks):
+        before = taken
+        await asyncio.sleep(0)
+        # All together; a little more where one does not know of the next yet, or has just ended.
+        assert taken - before <= 2 * AT_ONCE
+    assert taken == 500 * streams
+
+
+async def test_who_takes_all_that_is_there_lets_the_others_on_before_it_goes_on() -> None:
+    rig = Rig()
+    stream, _ = streaming(rig)
+    rig.reports(*(chunk(number) for number in range(AT_ONCE)))
+    turns: list[int] = []
+    asyncio.get_running_loop().call_soon(turns.append, 1)
+    await stream.turn()
+    assert turns == []
+    assert len(list(stream.take_now(AT_ONCE))) == AT_ONCE
+    await stream.turn()
+    assert turns == [1]

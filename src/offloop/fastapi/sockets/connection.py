@@ -7,7 +7,6 @@ own generators wait, and nobody else's. Who is admitted is the gateway's affair;
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
@@ -16,22 +15,21 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from offloop import errors
 from offloop.core.lifecycle import ADMITS
-from offloop.core.waiters import Phase, Waiter
-from offloop.fastapi.patience import patiently
+from offloop.core.waiters import Waiter
+from offloop.fastapi.cutting import cut, cut_unless_read
+from offloop.fastapi.patience import Reader, patiently
 from offloop.fastapi.sockets import frames
 from offloop.ingress.gateway import Gateway
 from offloop.ingress.outcomes import error_of
 from offloop.ingress.streaming import Stream
+from offloop.ingress.turns import Share
 from offloop.messages import Chunk, Form, Outcome, Progressed
 
 log = logging.getLogger("offloop")
 
-PATIENCE = 10.0
-"""Seconds that a send may wait for a peer that does not read, before the socket is closed."""
-SLOWEST = 65536
-"""Bytes a second: a peer that reads so fast is never taken for one that does not, however large the last message."""
 CLOSE_WITHIN = 5.0
-"""Seconds for the close itself, which has to wait behind what was not read."""
+"""Seconds that a close may wait behind what was not read, when patience or the drain's budget has ended."""
+CROWDED = "As many requests as one socket may have at once are in flight on this one."
 MALFORMED = 3
 """So many malformed frames, one after the other, end the socket."""
 ROOM = 1024
@@ -124,7 +122,7 @@ class Connection:
         self._live: dict[str, Request] = {}  # by id, until the last frame is about to be written
         self._requests: set[Request] = set()  # until it is written: what a peer does not read counts
         self._writing = asyncio.Lock()
-        self._unread = 0
+        self._reader = Reader()
         self._numbered = 0
         self._malformed = 0
         self._over: asyncio.Future[Close | None] = gateway.promise()
@@ -147,10 +145,22 @@ class Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close(close)
+
+    async def _close(self, close: Close | None) -> None:
+        """Say how it ends, and see to it that it does, whether that is read or not."""
+        patience = CLOSE_WITHIN if close is UNREAD else self._reader.allowed()
+        patience = min(patience, max(CLOSE_WITHIN, self._gateway.budget_left()))  # the server's stop waits for this
+        send = self._websocket._send  # noqa: SLF001  (there is no other way to what carries it)
         if close is not None:
-            with suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
-                async with asyncio.timeout(CLOSE_WITHIN):
-                    await self._websocket.close(*close)
+            try:
+                await patiently(self._websocket.close(*close), patience)
+            except TimeoutError:
+                await cut(send)
+                return
+            except (WebSocketDisconnect, RuntimeError):
+                pass  # it has ended already
+        cut_unless_read(send, patience)
 
     def _end(self, close: Close | None) -> None:
         """Once; the first cause counts. None: the peer has gone."""
@@ -174,8 +184,11 @@ class Connection:
     # ---- from the peer
 
     async def _read(self) -> None:
+        share = Share(self._gateway.turns)  # what a server has read already it gives without a pause
         while True:
+            await share.over()
             message = await self._websocket.receive()
+            share.done()
             if message["type"] == "websocket.disconnect":
                 self._end(None)
                 return
@@ -224,15 +237,15 @@ class Connection:
             return
         label = self._label.decode("ascii")
         stream = Stream(gateway)
+        seconds = asks.timeout if timeout is None else min(asks.timeout, timeout)
+        crowded = len(self._requests) >= self._limit
         try:
-            if len(self._requests) >= self._limit:
-                raise errors.EndpointBusy(
-                    "As many requests as one socket may have at once are in flight on this one.",
-                    endpoint=asks.name, request_id=label, retry_safe=True,
-                )  # fmt: skip
-            seconds = asks.timeout if timeout is None else min(asks.timeout, timeout)
-            waiter = gateway.open(asks.name, stream.promise, request_id=label, timeout=seconds, declared=len(payload))
+            waiter = gateway.open(
+                asks.name, stream.promise, request_id=label, timeout=seconds, declared=len(payload), crowded=crowded
+            )
         except errors.OffloopError as refusal:
+            if crowded and isinstance(refusal, errors.EndpointBusy):
+                refusal.detail = CROWDED
             await self._refuse(id, refusal)
             self._rest()
             return
@@ -249,15 +262,9 @@ class Connection:
     def _cancel(self, id: str) -> None:  # noqa: A002
         """An id that is unknown has ended meanwhile: its answer is on its way."""
         request = self._live.get(id)
-        if request is None:
-            return
-        request.withdrawn = True
-        waiter = request.waiter
-        begun = True if waiter.phase is Phase.BEGUN else None
-        self._gateway.cancel(waiter, "cancelled")
-        if not request.stream.promise.done():
-            outcome = Outcome(rid=waiter.rid, reason="cancelled", attempt=waiter.attempt, started=begun)
-            request.stream.promise.set_result(outcome)
+        if request is not None:
+            request.withdrawn = True
+            self._gateway.withdraw(request.waiter)
 
     async def _misunderstood(self, fault: errors.InvalidPayload) -> None:
         self._malformed += 1
@@ -305,9 +312,8 @@ class Connection:
                     return
                 kind = "text" if isinstance(frame, str) else "bytes"
                 try:
-                    # A server takes a message whole and makes the next one wait for it: the more there was, the longer.
                     sending = self._websocket.send({"type": "websocket.send", kind: frame})
-                    await patiently(sending, PATIENCE + self._unread / SLOWEST)
+                    await self._reader.takes(sending, frames.size(frame))
                 except TimeoutError:
                     log.info("a WebSocket of %s is closed: its peer does not read", self._asks.name)
                     self._end(UNREAD)
@@ -315,4 +321,3 @@ class Connection:
                     # A server that has closed it by itself, on a ping without an answer, say, calls the next send wrong
                     # use; what it has to say of that comes to the reader.
                     self._end(None)
-                self._unread = len(frame)

@@ -83,6 +83,11 @@ def problem(id: str | None, error: errors.OffloopError, label: bytes) -> tuple[F
     return (f'{_head(id, "problem")},"status":{status}{wait},"problem":{body.decode()}}}',)
 
 
+def size(frame: Frame) -> int:
+    """Its bytes; of a text that is not ASCII, what they are at the most: to encode it only to count would cost more."""
+    return len(frame) if isinstance(frame, bytes) or frame.isascii() else 4 * len(frame)
+
+
 def _head(id: str | None, event: str) -> str:  # noqa: A002
     named = "" if id is None else f'"id":{_json(id)},'
     return f'{{{named}"event":"{event}"'
