@@ -102,7 +102,7 @@ class Seal(Generic[T]):
         kind: what is in them.
         direction: kept apart from what other kinds of stream are signed with.
         keys: the first signs, each is believed; none: nothing is signed, and no signature is asked for.
-        largest: bytes of an entry that is read.
+        largest: bytes of an entry.
     """
 
     def __init__(self, kind: object, direction: str, keys: Sequence[str], largest: int) -> None:
@@ -112,8 +112,14 @@ class Seal(Generic[T]):
         self._largest = largest
 
     def write(self, stream: str, what: T) -> tuple[str | bytes, ...]:
-        """The fields of an entry of that stream, names and values in turn."""
+        """The fields of an entry of that stream, names and values in turn.
+
+        Raises:
+            ValueError: it cannot be written, or would be too large for whoever reads it.
+        """
         body = _encode(what)
+        if len(body) > self._largest:
+            raise ValueError(f"it has {len(body)} bytes, of {self._largest} that are taken")
         if not self._keys:
             return BODY, body
         return BODY, body, SIGNATURE, self._sign(self._keys[0], stream, body)
