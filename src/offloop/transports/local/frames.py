@@ -20,8 +20,6 @@ HEAD_LIMIT = 2**20
 """Bytes of the largest head: an envelope's labels and fields, and a payload of at most `INLINE`."""
 INLINE = 2**14
 """Bytes of the largest payload that travels in its head."""
-DEBUG_LIMIT = 2**16
-"""Characters of a traceback that travel with an outcome."""
 ROOM = 2**18
 """Bytes that a reader takes at once."""
 KEPT = 2**22

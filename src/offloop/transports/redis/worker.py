@@ -20,6 +20,7 @@ import msgspec
 from offloop.core.durations import AHEAD, ANY, Durations
 from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
 from offloop.transports.backoff import Backoff
+from offloop.transports.outcomes import written
 from offloop.transports.parcels import NotOurs, Refusals, Returned, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
@@ -46,9 +47,13 @@ for each in a row: between two of one's own a wait is lost capacity; with none o
 
 
 class Ended(NamedTuple):
-    """What is to be told of one that has ended, and until when somebody may wait for it."""
+    """What is to be told of one that has ended, and until when somebody may wait for it.
 
-    id: bytes
+    Attributes:
+        id: the broker's; None where it has been answered, and its loop goes on with what is left.
+    """
+
+    id: bytes | None
     told: Command | None
     until: float
 
@@ -87,6 +92,7 @@ class RedisSource:
         self._unsure_until = -math.inf  # until when a request may yet be given to this loop that it does not see
         self._unsure = False
         self._foreign = FOREIGN
+        self._told_again_at = -math.inf  # while a node runs, not before that
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -154,6 +160,7 @@ class RedisSource:
         count, told = len(self._ended), self._tells(self._ended)
         replies = self._exchange([*told, ("TIME",), given if looks else new], 0.0 if looks else waits)
         if replies is None:
+            self._outlive(count)
             self.desk.idle()
             self._over.wait(self._backoff.delay())
             return
@@ -303,11 +310,12 @@ class RedisSource:
                 self._durations.took(job.envelope.endpoint, took)
                 self._durations.took(ANY, took)
             begun, ended = self._at_the_broker(report.begun_at), self._at_the_broker(report.ended_at)
-            told = self._tell(job.inbox, msgspec.structs.replace(report, begun_at=begun, ended_at=ended))
+            outcome = msgspec.structs.replace(report, begun_at=begun, ended_at=ended)
+            told = written(outcome, lambda said: self._tell(job.inbox, said), self.desk.max_reply)
             if report.last:
                 self._close(job, told)
             else:
-                self._say(told)
+                self._answer(job, told)
         elif isinstance(report, Freed):
             self._close(job, self._tell(job.inbox, report))
 
@@ -343,6 +351,13 @@ class RedisSource:
                 except BrokerError:
                     self._drop()
             return self._line is not None and not self._line.refused and not self._torn
+
+    def _answer(self, job: RedisDelivery, told: Command) -> None:
+        """Its caller has its reply before the loop goes on; should the broker not take it now, as soon as it does."""
+        self._ended.append(Ended(None, told, job.envelope.deadline + LEASE))
+        if not self._tell_ended():
+            self.desk.busy.set()
+        self._waits.passes_over()
 
     def _close(self, job: RedisDelivery, told: Command | None = None) -> None:
         """It has ended: said with the next question for work, which comes at once unless more is at hand."""
@@ -382,15 +397,27 @@ class RedisSource:
         job = self._job
         if job is None or not job.began_at:
             return False  # this loop talks to the broker itself
-        if now - job.began_at < BEHIND or not self._writing.acquire(blocking=False):
+        if now < max(job.began_at + BEHIND, self._told_again_at) or not self._writing.acquire(blocking=False):
             return True
         try:
             if self._job is job:
                 self._let_others()
                 self._seat.leave()
+                if self._ended:  # not taken, and the broker is not to be asked a hundred times a second
+                    self._told_again_at = self._clock() + self._backoff.delay()
         finally:
             self._writing.release()
         return bool(self._ended)
+
+    def _tell_ended(self) -> bool:
+        """Now, and not with the next question. Whether the broker has taken it."""
+        with self._writing:
+            count, told = len(self._ended), self._tells(self._ended)
+            replies = self._exchange(told) if told else []
+            if replies is not None:
+                return self._heard(count, replies)
+            self._outlive(count)
+            return False
 
     def _let_others(self) -> None:
         """Tell what has ended, and give back what was read ahead, for whoever is free."""
@@ -406,6 +433,7 @@ class RedisSource:
             count, told = len(self._ended), self._tells(self._ended)
             replies = self._exchange([*told, *back]) if told or back else []
             if replies is None:
+                self._outlive(count)
                 return
             self._heard(count, replies[: len(told)])
             self._given_back(replies[len(told) :])
@@ -423,11 +451,9 @@ class RedisSource:
         if not ended:
             return []
         told = [one.told for one in ended if one.told is not None]
-        ids = [one.id for one in ended]
-        return [
-            ("MULTI",), *told,
-            ("XACK", self._stream, GROUP, *ids), ("XDEL", self._stream, *ids), ("EXEC",),
-        ]  # fmt: skip
+        if ids := [one.id for one in ended if one.id is not None]:
+            told += (("XACK", self._stream, GROUP, *ids), ("XDEL", self._stream, *ids))
+        return [("MULTI",), *told, ("EXEC",)]
 
     def _tell(self, inbox: str, report: Returned) -> Command:
         return ("XADD", inbox, "NOMKSTREAM", "*", *self._returns.write(inbox, report))
@@ -447,11 +473,16 @@ class RedisSource:
             del self._ended[:count]
             return True
         log.warning("the broker does not take a reply: %s", refused)
-        now = self._clock()
-        for at in range(count):  # in place: the loop may add to it meanwhile
-            if now > self._ended[at].until:
-                self._ended[at] = self._ended[at]._replace(told=None)
+        self._outlive(count)
         return False
+
+    def _outlive(self, count: int) -> None:
+        """What nobody waits for any more is not said again, however long it takes until something can be said."""
+        now = self._clock()
+        with self._writing:
+            for at, one in enumerate(self._ended[:count]):
+                if now > one.until:
+                    self._ended[at] = one._replace(told=None)
 
     def _exchange(self, commands: Sequence[Command], waits: float = 0.0) -> list[Reply] | None:
         """None where the broker cannot be reached: what was sent may have been done."""

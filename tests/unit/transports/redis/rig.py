@@ -271,6 +271,10 @@ class Loop:
                 self._came.clear()
                 await self._came.wait()
 
+    def ended(self) -> list[str]:
+        """Of which an outcome was told, in order."""
+        return [report.rid for report in self.reports if isinstance(report, Outcome)]
+
     def put(self, number: int, endpoint: str = "read", **fields: object) -> list[str]:
         sent = [envelope(reply_to=self.cluster.epoch, endpoint=endpoint, **fields) for _ in range(number)]
         for each in sent:

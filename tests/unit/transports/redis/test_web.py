@@ -11,7 +11,7 @@ from offloop.testing.conformance.suite import envelope
 from offloop.transports.redis.names import POOL
 from offloop.transports.redis.staff import announcement
 from tests.support.broker import Broker, broker
-from tests.unit.transports.redis.rig import Cluster, RedisDelivery, Worker
+from tests.unit.transports.redis.rig import LIMIT, MIB, Cluster, RedisDelivery, Worker
 
 DEADLINE = 10.0
 
@@ -61,6 +61,47 @@ async def test_what_is_put_together_is_judged_together_and_in_order(cluster: Clu
     await told.has(Taken(first), Taken(second), Refused(third, "queue-full"))
     worker = cluster.worker(0)
     assert [(await taken(worker)).envelope.rid for _ in range(2)] == [first, second]
+
+
+@pytest.mark.parametrize("name", ["x" * (LIMIT + 2 * MIB), "r\udce9sum\udce9.pdf"], ids=["long", "no UTF-8"])
+async def test_what_cannot_be_written_is_refused_and_whatever_goes_out_with_it_is_not(
+    cluster: Cluster, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(cluster)
+    one, bad, two = (envelope(reply_to=cluster.epoch, filename=named) for named in ("a", name, "b"))
+    for each in (one, bad, two):
+        cluster.web.put(each, None)
+    assert told.reports == []  # whoever puts is not called from within
+    await told.has(Taken(one.rid), Refused(bad.rid, "payload-too-large"), Taken(two.rid))
+    assert "cannot be sent" in caplog.text
+    worker = cluster.worker(0)
+    assert [(await taken(worker)).envelope.rid for _ in range(2)] == [one.rid, two.rid]
+    assert set(cluster.web._sent) == {one.rid, two.rid}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome("r1", "too-long", bytes(LIMIT + 1), status=422),
+        Outcome("r1", payload=b"1", filename="r\udce9sum\udce9.pdf"),
+        Outcome("r1", payload=b"1", media_type="x" * (LIMIT + 2 * MIB)),
+    ],
+    ids=["too large", "no UTF-8", "labels without measure"],
+)
+async def test_an_outcome_that_cannot_be_sent_becomes_one_that_says_so(cluster: Cluster, outcome: Outcome) -> None:
+    told, worker = Told(cluster), cluster.worker(0)
+    cluster.web.put(envelope(rid="r1", reply_to=cluster.epoch), None)
+    assert (await taken(worker)).begin()
+    await asyncio.to_thread(worker.send, outcome)
+    await told.has(Outcome("r1", "node-failed"))
+
+
+async def test_a_traceback_may_hold_anything(cluster: Cluster) -> None:
+    told, worker = Told(cluster), cluster.worker(0)
+    cluster.web.put(envelope(rid="r1", reply_to=cluster.epoch), None)
+    assert (await taken(worker)).begin()
+    await asyncio.to_thread(worker.send, Outcome("r1", "node-failed", debug="no file \udcff"))
+    await told.has(Outcome("r1", "node-failed", debug="no file ?"))
 
 
 async def test_two_web_processes_share_the_bound_and_each_gets_its_own_replies(cluster: Cluster, redis: Broker) -> None:
