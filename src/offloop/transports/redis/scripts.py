@@ -85,12 +85,20 @@ return counts
 LOOK = f"""
 -- ARGV: who takes over, after how many milliseconds, how many, and until which second of this clock that is asked for.
 -- A question that lay in a buffer while nobody could renew a lease is no evidence of anybody's end.
+-- XAUTOCLAIM would look at ten times what it may take over, and no further, and at what each entry holds.
 local now = redis.call('TIME')
 if now[1] + now[2] / 1e6 > tonumber(ARGV[4]) then
   return {{}}
 end
-local found = redis.pcall('XAUTOCLAIM', KEYS[1], '{GROUP}', ARGV[1], ARGV[2], '0-0', 'COUNT', ARGV[3])
-return found.err and {{}} or found[2]
+local held = redis.pcall('XPENDING', KEYS[1], '{GROUP}', 'IDLE', ARGV[2], '-', '+', ARGV[3])
+if held.err or #held == 0 then
+  return {{}}
+end
+local ids = {{}}
+for place, entry in ipairs(held) do
+  ids[place] = entry[1]
+end
+return redis.call('XCLAIM', KEYS[1], '{GROUP}', ARGV[1], ARGV[2], unpack(ids))
 """
 
 DISMISS = f"""
