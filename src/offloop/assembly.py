@@ -190,9 +190,8 @@ def cluster_parts(given: Given) -> Parts:
         clock=clock,
     )  # fmt: skip
     local = supervisor(program, settings, loop, POOL, clock) if settings.mode == "process" else None
-    return Parts(
-        transport, ClusterWorkforce(transport, local), Distant(clock()), lambda: {"entries_refused": transport.refused}
-    )
+    crew = Distant(clock(), pools={each.name: each.pool or POOL for each in endpoints})
+    return Parts(transport, ClusterWorkforce(transport, local), crew, lambda: {"entries_refused": transport.refused})
 
 
 def celery_parts(given: Given) -> Parts:

@@ -81,7 +81,7 @@ class Admission:
             declared: the body's declared bytes; 0 where it does not say.
             acceptable: whether the endpoint takes this media type.
         """
-        closed = self.closed(now)
+        closed = self.closed(now, policy.name)
         if closed is not None:
             return closed
         if not acceptable:
@@ -98,11 +98,11 @@ class Admission:
             return errors.QueueFull
         return None
 
-    def closed(self, now: float) -> type[errors.OffloopError] | None:
-        """What refuses every request that could come now: the first two rows. None: it depends on the request."""
+    def closed(self, now: float, endpoint: str) -> type[errors.OffloopError] | None:
+        """What refuses every request to it that could come now: the first two rows. None: it depends on the request."""
         if self._lifecycle.state not in ADMITS:
             return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
-        if not self._crew.available(now):
+        if not self._crew.available(now, endpoint):
             return errors.BackendUnavailable
         return None
 

@@ -72,7 +72,7 @@ class SocketEndpoint:
     def _door(self, label: bytes) -> Gateway:
         """Raises what would refuse every request that could come. A full house refuses each: it may soon be over."""
         gateway = self._off.gateway
-        kind = errors.BackendUnavailable if gateway is None else gateway.closed()
+        kind = errors.BackendUnavailable if gateway is None else gateway.closed(self._name)
         if kind is not None:
             raise kind(endpoint=self._name, request_id=label.decode("ascii"), retry_safe=True)
         assert gateway is not None

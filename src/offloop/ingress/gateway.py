@@ -474,7 +474,7 @@ class Gateway:
     def _staffed(self, report: Staffed) -> None:
         assert isinstance(self.crew, Distant)
         now = self._clock()
-        come, left = self.crew.staffed(report.workers, now)
+        come, left = self.crew.staffed(report.workers, now, report.pools)
         for name in come:
             self._events.emit(now, "worker_up", worker=name)
         for name in left:  # why, is known where it was
@@ -688,9 +688,9 @@ class Gateway:
 
     # ---- refusals
 
-    def closed(self) -> type[errors.OffloopError] | None:
-        """What refuses every request that could come now, for whoever has none yet."""
-        return self._admission.closed(self._clock())
+    def closed(self, endpoint: str) -> type[errors.OffloopError] | None:
+        """What refuses every request to it that could come now, for whoever has none yet."""
+        return self._admission.closed(self._clock(), endpoint)
 
     def _reject(
         self, rid: str, policy: Policy, request_id: str, refusal: type[errors.OffloopError], now: float

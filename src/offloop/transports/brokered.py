@@ -197,11 +197,11 @@ class BrokeredTransport(ABC, Generic[S]):
         """What was sent and not answered may be there, and may not: it is waited for until its deadline."""
         self._receive((Linked(False),))
 
-    def seen(self, there: dict[str, tuple[int, int]]) -> None:
-        """Who takes requests: (loops, of which busy) by name."""
+    def seen(self, there: dict[str, tuple[int, int]], pools: frozenset[str] | None = None) -> None:
+        """Who takes requests: (loops, of which busy) by name; and of which pools, None: of all."""
         if there:
             self._anybody.set()
-        self._receive((Staffed(there),))
+        self._receive((Staffed(there, pools),))
 
     # ---- WorkSink
 

@@ -160,7 +160,9 @@ class RedisTransport(BrokeredTransport[SentEntry]):
 
     def _found(self, replies: list[Reply]) -> None:
         now = self._way.broker_time(self._clock())
-        self.seen({name: each for reply in replies for name, each in present(reply, now).items()})
+        there = {pool: present(reply, now) for pool, reply in zip(self._pools, replies, strict=True)}
+        served = frozenset(pool for pool, staff in there.items() if staff)
+        self.seen({name: each for staff in there.values() for name, each in staff.items()}, served)
 
     def came(self, entries: Sequence[Reply]) -> None:
         self._hear([fields for _, fields in entries])

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from uuid import uuid4
 
@@ -212,8 +212,9 @@ class Cluster:
     """One web process, one host, and its workers. Opened and closed on the event loop of the web process."""
 
     def __init__(
-        self, url: str, *, keys: Sequence[str] = (), bound: int = BOUND, namespace: str = "", epoch: str | None = None
-    ) -> None:
+        self, url: str, *, keys: Sequence[str] = (), bound: int = BOUND, namespace: str = "", epoch: str | None = None,
+        pools: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()
         self.names = Names(namespace or f"test-{uuid4().hex}")
         self.address = address_of(url)
@@ -221,7 +222,7 @@ class Cluster:
         self.epoch = uuid4().hex if epoch is None else epoch
         self.web = RedisTransport(
             self.loop, self.address, self.names, self.epoch,
-            {name: Target(POOL, PRINT, name == "again") for name in ENDPOINTS},
+            {name: Target((pools or {}).get(name, POOL), PRINT, name == "again") for name in ENDPOINTS},
             bound=bound, keys=keys, max_reply=LIMIT, max_body=LIMIT, max_deliveries=3, clock=monotonic,
         )  # fmt: skip
         self.host = Host(self.address, self.names, f"host-{uuid4().hex}", keys)

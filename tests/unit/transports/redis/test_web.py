@@ -169,7 +169,18 @@ async def test_a_start_that_waits_for_workers_goes_on_when_one_is_seen_or_time_i
     redis.cli("HSET", cluster.names.workers(POOL), "host/one", announcement(now + 5, 2, 1))
     async with asyncio.timeout(DEADLINE / 2):
         await waits
-    assert Staffed({"host/one": (2, 1)}) in told.reports
+    assert Staffed({"host/one": (2, 1)}, frozenset({POOL})) in told.reports
+
+
+async def test_of_every_pool_it_is_known_whether_somebody_is_there(redis: Broker) -> None:
+    cluster = Cluster(redis.url, pools={"read": "gpu"})
+    await cluster.start()
+    told, now = Told(cluster), int(redis.cli("TIME")[0])
+    redis.cli("HSET", cluster.names.workers(POOL), "host/one", announcement(now + 60, 2, 1))
+    await told.has(Staffed({"host/one": (2, 1)}, frozenset({POOL})))
+    redis.cli("HSET", cluster.names.workers("gpu"), "host/two", announcement(now + 60, 1, 0))
+    await told.has(Staffed({"host/one": (2, 1), "host/two": (1, 0)}, frozenset({POOL, "gpu"})))
+    await cluster.stop()
 
 
 async def test_without_a_broker_what_is_put_is_refused_and_what_waits_is_kept() -> None:
