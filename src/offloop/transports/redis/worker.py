@@ -169,7 +169,6 @@ class RedisSource:
             self._doubt()  # what was read beside it is read again
             self._over.wait(self._backoff.delay())
             return
-        self._backoff.reset()
         asked = self._asked
         self._set_clock(now, asked)
         if looks and not isinstance(read, ReplyError) and not read[0][1]:
@@ -206,6 +205,7 @@ class RedisSource:
                 log.warning("the broker gives no work: %s", reply)
                 self._over.wait(self._backoff.delay())
             return
+        self._backoff.reset()
         if not reply:
             self.desk.idle()
             return
