@@ -25,7 +25,7 @@ from offloop.orchestration.process import ProcessWorkforce, spread
 from offloop.transports.local import frames
 from offloop.transports.local.frames import Asks, Cluster, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
-from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
+from offloop.transports.parcels import LARGEST, Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, NOTHING, Names, consumer
@@ -114,7 +114,7 @@ class Supervisor:
         self._refusals = Refusals("an order to this supervisor", clock)
         self._link = Link(address_of(url), clock, self)
         self._reaper = Reaper(
-            self._names, pool, self.name, parcels(keys, max_body), returns(keys, max_reply),
+            self._names, pool, self.name, parcels(keys, LARGEST), returns(keys, max_reply),
             max_deliveries=max_deliveries, broker_now=lambda: self._link.broker_time(clock()),
         )  # fmt: skip
         self._cluster = Cluster(

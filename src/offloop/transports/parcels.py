@@ -22,6 +22,8 @@ log = logging.getLogger("offloop")
 
 BODY, SIGNATURE = b"e", b"s"
 """The fields of an entry."""
+LARGEST = 2**29
+"""Bytes of the largest value that a Redis holds: for whoever hands on what it need not take itself."""
 OVERHEAD = 2**20
 """Bytes that a parcel may have besides its payload."""
 SAY_EVERY = 1.0
@@ -71,6 +73,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 class NotOurs(Exception):
     """An entry that is not to be believed; its text says why, and holds nothing of it."""
+
+
+class TooLarge(NotOurs):
+    """Nothing is known of it: it has not been looked at."""
 
 
 class Refusals:
@@ -133,7 +139,7 @@ class Seal(Generic[T]):
         found = dict(zip(fields[::2], fields[1::2], strict=False))
         body = found.get(BODY, b"")
         if len(body) > self._largest:
-            raise NotOurs(f"it is larger than the {self._largest} bytes that are taken")
+            raise TooLarge(f"it is larger than the {self._largest} bytes that are taken")
         if self._keys:
             given = found.get(SIGNATURE)
             if given is None:

@@ -12,14 +12,12 @@ import msgspec
 
 from offloop.ingress.ids import epoch_of, rids
 from offloop.messages import Envelope
-from offloop.transports.parcels import SIGNATURE, NotOurs, Parcel, parcels
+from offloop.transports.parcels import LARGEST, SIGNATURE, NotOurs, Parcel, parcels
 from offloop.transports.redis.names import Names
 from offloop.transports.redis.wire import Address, BrokerError, Command, Line, Reply, ReplyError
 
 AT_ONCE = 50
 """Letters that one command reads."""
-LARGEST = 2**29
-"""Bytes of the largest value that a Redis holds: what it has taken is shown."""
 
 REPLAY = """
 -- KEYS: dead letters, requests. ARGV: the letter's id, and the fields of the request. Once, whoever else tries.
@@ -62,7 +60,7 @@ class DeadLetters:
         self._stream = names.dead(pool)
         self._requests = names.requests(pool)
         self._signs = bool(keys)
-        self._parcels = parcels(keys, LARGEST)
+        self._parcels = parcels(keys, LARGEST)  # what a Redis has taken is shown
         self._line = Line(address, patience=10.0)
 
     def close(self) -> None:

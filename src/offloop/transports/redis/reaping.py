@@ -37,6 +37,7 @@ class Reaper:
 
     Args:
         name: whose name is on what was taken over.
+        parcels: of any size: what is found need not be of this version of the program.
         broker_now: the broker's clock, in seconds.
     """
 

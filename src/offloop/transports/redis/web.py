@@ -17,7 +17,7 @@ from offloop.clock import Clock
 from offloop.errors import QueueFull
 from offloop.messages import Envelope, Outcome, Refused, Report, Requeued, Taken, Withdrawn
 from offloop.transports.brokered import BrokeredTransport, Sent, Target
-from offloop.transports.parcels import Order, Refusals, orders
+from offloop.transports.parcels import LARGEST, Order, Refusals, orders, parcels
 from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, INBOX_LIVES, POOL, Names, worker_of
@@ -88,7 +88,7 @@ class RedisTransport(BrokeredTransport[SentEntry]):
         self._way = Link(address, clock, self)
         self._reapers = [
             Reaper(
-                names, pool, epoch, self._parcels, self._returns,
+                names, pool, epoch, parcels(keys, LARGEST), self._returns,
                 max_deliveries=max_deliveries, broker_now=lambda: self._way.broker_time(clock()),
             )
             for pool in self._pools

@@ -21,7 +21,7 @@ from offloop.core.durations import AHEAD, ANY, Durations
 from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
 from offloop.transports.backoff import Backoff
 from offloop.transports.outcomes import written
-from offloop.transports.parcels import NotOurs, Refusals, Returned, parcels, returns
+from offloop.transports.parcels import LARGEST, NotOurs, Parcel, Refusals, Returned, TooLarge, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
@@ -71,6 +71,7 @@ class RedisSource:
         self._consumer = consumer(desk.name, number)
         self._stream = desk.names.requests(desk.pool)
         self._parcels = parcels(desk.keys, desk.max_body)
+        self._any_size = parcels(desk.keys, LARGEST)
         self._returns = returns(desk.keys, desk.max_reply)
         self._refusals = Refusals("a request", desk.clock)
         self._clock = desk.clock
@@ -224,7 +225,7 @@ class RedisSource:
             self._end(id_)
             return None
         try:
-            parcel = self._parcels.read(self._stream, fields)
+            parcel, too_large = self._open(fields)
         except NotOurs as fault:
             self._refusals.add(fault)
             self._end(id_)
@@ -240,10 +241,28 @@ class RedisSource:
         elif self.desk.fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through: back, at the end, for whoever that is.
             return self._again(delivery)
+        elif too_large is not None:
+            self._refusals.add(too_large)
+            self._end(id_)
         else:
             self._ahead.append(delivery)
             self.desk.opened(envelope.rid, delivery)
         return None
+
+    def _open(self, fields: Sequence[Reply]) -> tuple[Parcel, TooLarge | None]:
+        """What it is, and whether it is larger than anything that this worker takes: then it may be for another, whose
+        version takes more.
+
+        Raises:
+            NotOurs: it is not to be believed.
+        """
+        try:
+            return self._parcels.read(self._stream, fields), None
+        except TooLarge as fault:
+            try:
+                return self._any_size.read(self._stream, fields), fault
+            except NotOurs:
+                raise fault from None
 
     def _begins(self, delivery: RedisDelivery) -> bool:
         """Whether it is still ours, and somebody waits. From then on it counts as begun, whatever becomes of us."""

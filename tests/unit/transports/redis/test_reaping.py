@@ -10,7 +10,7 @@ from offloop.messages import Begun, Outcome, Report, Requeued
 from offloop.testing.conformance.suite import envelope
 from offloop.transports.redis.names import POOL
 from tests.support.broker import Broker
-from tests.unit.transports.redis.rig import Cluster, RedisDelivery, Worker
+from tests.unit.transports.redis.rig import MIB, Cluster, RedisDelivery, Worker
 
 DEADLINE = 10.0
 
@@ -110,6 +110,18 @@ async def test_two_who_look_at_once_end_it_once(scene: Scene, redis: Broker) -> 
     assert (await scene.taken(scene.two)).envelope.attempt == 2
     await scene.until(Requeued(rid, 2))
     assert redis.cli("XLEN", scene.cluster.names.requests(POOL)) == 1
+    await other.stop()
+
+
+async def test_whoever_takes_less_ends_what_is_larger_all_the_same(scene: Scene, redis: Broker) -> None:
+    """As a web process of an earlier version, during a deployment."""
+    other = Cluster(redis.url, namespace=scene.cluster.names.namespace, max_body=1000)
+    await other.start()
+    rid = (await scene.given(scene.one, payload=bytes(2 * MIB))).envelope.rid
+    scene.one.die()
+    scene.cluster.host.workers.pop(scene.one.name)
+    other.web._reapers[0].take_over(scene.one.consumers(), other.host.link.ask_together)
+    await scene.until(Outcome(rid, "worker-lost", started=True))
     await other.stop()
 
 

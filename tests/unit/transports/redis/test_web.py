@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from offloop.clock import monotonic
-from offloop.messages import Begun, Chunk, Linked, Outcome, Refused, Report, Staffed, Taken, Withdrawn
+from offloop.messages import Begun, Chunk, Linked, Outcome, Refused, Report, Requeued, Staffed, Taken, Withdrawn
 from offloop.testing.conformance.suite import envelope
 from offloop.transports.redis.names import POOL
 from offloop.transports.redis.staff import announcement
@@ -102,6 +102,29 @@ async def test_a_traceback_may_hold_anything(cluster: Cluster) -> None:
     assert (await taken(worker)).begin()
     await asyncio.to_thread(worker.send, Outcome("r1", "node-failed", debug="no file \udcff"))
     await told.has(Outcome("r1", "node-failed", debug="no file ?"))
+
+
+async def test_what_is_too_large_for_one_version_goes_to_another(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, sent = Told(cluster), envelope(bytes(2 * MIB), reply_to=cluster.epoch)
+    old, new = cluster.worker(0, endpoints=(), max_body=1000), cluster.worker(1)
+    cluster.web.put(sent, None)
+    assert await asyncio.to_thread(old.source().get, DEADLINE) is None
+    await told.has(Requeued(sent.rid, 1))
+    assert (await taken(new)).envelope.rid == sent.rid
+    assert not caplog.records
+
+
+async def test_what_is_too_large_for_its_own_version_is_refused(
+    cluster: Cluster, redis: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.web.put(envelope(bytes(2 * MIB), reply_to=cluster.epoch), None)
+    source = cluster.worker(0, max_body=1000).source()
+    assert await asyncio.to_thread(source.get, DEADLINE) is None
+    await asyncio.to_thread(source._let_others)
+    assert redis.cli("XLEN", cluster.names.requests(POOL)) == 0
+    assert "it is larger than" in caplog.text
 
 
 async def test_two_web_processes_share_the_bound_and_each_gets_its_own_replies(cluster: Cluster, redis: Broker) -> None:
