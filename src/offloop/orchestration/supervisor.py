@@ -28,7 +28,7 @@ from offloop.transports.local.web import LocalTransport
 from offloop.transports.parcels import LARGEST, Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
-from offloop.transports.redis.names import GROUP, NOTHING, Names, consumer
+from offloop.transports.redis.names import FORGOTTEN, GROUP, NOTHING, Names, consumer
 from offloop.transports.redis.reaping import GRACE, Reaper
 from offloop.transports.redis.staff import announcement
 from offloop.transports.redis.wire import BrokerError, Command, Reply, ReplyError, address_of, passed_over
@@ -297,7 +297,11 @@ class Supervisor:
             name = self._full_name(worker)
             self._announced.add(name)
             said += (name, announcement(now, self._loops, min(count, self._loops)))
-        self._link.ask(("HSET", self._names.workers(self._pool), *said), passed_over)
+        workers = self._names.workers(self._pool)
+        # It vanishes by itself where nobody is left, who would see that.
+        self._link.ask_together(
+            [("HSET", workers, *said), ("PEXPIRE", workers, round(FORGOTTEN * 1000))], lambda _: None
+        )
 
     # ---- of the workers
 

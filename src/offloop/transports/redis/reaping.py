@@ -13,7 +13,7 @@ from offloop.core.redelivery import Fate, fate
 from offloop.messages import Outcome, Requeued
 from offloop.transports.parcels import NotOurs, Parcel, Refusals, Returned, Seal
 from offloop.transports.redis import scripts
-from offloop.transports.redis.names import GROUP, LEASE, Mark, Names, mark_of
+from offloop.transports.redis.names import FORGOTTEN, GROUP, LEASE, Mark, Names, mark_of
 from offloop.transports.redis.wire import Command, Reply, ReplyError
 
 log = logging.getLogger("offloop")
@@ -60,6 +60,7 @@ class Reaper:
         self._returns = returns
         self._max_deliveries = max_deliveries
         self._broker_now = broker_now
+        self._sweeps_at = 0.0
         self._refusals = Refusals("a request that a lost worker had", broker_now)
 
     @property
@@ -74,6 +75,9 @@ class Reaper:
         until = self._broker_now() + ANSWERED_WITHIN
         command = scripts.look(self._stream, self._name, LEASE, AT_ONCE, until)
         ask([command], lambda claimed: self._claimed(claimed[0], ask))
+        if self._broker_now() >= self._sweeps_at:  # of a host that was lost nobody else dismisses the loops
+            self._sweeps_at = self._broker_now() + FORGOTTEN
+            ask([scripts.sweep(self._stream, FORGOTTEN)], lambda _: None)
 
     def take_over(self, marks: Mapping[str, Mark], ask: Ask) -> None:
         """Take over all that these consumers have, at once: they are known to be no more.

@@ -22,7 +22,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, INBOX_LIVES, POOL, Names, worker_of
 from offloop.transports.redis.reaping import GRACE, Reaper
-from offloop.transports.redis.staff import present
+from offloop.transports.redis.staff import forgotten, present
 from offloop.transports.redis.wire import Address, Command, Reply, ReplyError, passed_over
 
 log = logging.getLogger("offloop")
@@ -162,6 +162,9 @@ class RedisTransport(BrokeredTransport[SentEntry]):
         now = self._way.broker_time(self._clock())
         there = {pool: present(reply, now) for pool, reply in zip(self._pools, replies, strict=True)}
         served = frozenset(pool for pool, staff in there.items() if staff)
+        for pool, reply in zip(self._pools, replies, strict=True):
+            if names := forgotten(reply, now):  # of a host that was lost: it has not said that it leaves
+                self._way.ask(("HDEL", self._names.workers(pool), *names), passed_over)
         self.seen({name: each for staff in there.values() for name, each in staff.items()}, served)
 
     def came(self, entries: Sequence[Reply]) -> None:

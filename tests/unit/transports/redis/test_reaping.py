@@ -8,7 +8,9 @@ import pytest
 
 from offloop.messages import Begun, Outcome, Report, Requeued
 from offloop.testing.conformance.suite import envelope
-from offloop.transports.redis.names import POOL
+from offloop.transports.redis import reaping, staff
+from offloop.transports.redis.names import GROUP, POOL
+from offloop.transports.redis.staff import announcement
 from tests.support.broker import Broker
 from tests.unit.transports.redis.rig import MIB, Cluster, RedisDelivery, Worker
 
@@ -146,6 +148,22 @@ async def test_a_beginning_that_was_told_is_known_though_the_evidence_is_gone(sc
     scene.one.send(Begun(rid, 1, scene.one.name, monotonic()))  # of an endpoint that nothing is known of: told at once
     scene.cluster.host.renews = False
     await scene.until(Outcome(rid, "worker-lost", started=True))
+
+
+async def test_loops_of_a_lost_host_and_its_announcement_are_forgotten(
+    scene: Scene, redis: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the supervisor nobody is left who would say that they leave."""
+    for module in (reaping, staff):
+        monkeypatch.setattr(module, "FORGOTTEN", 0.2)
+    stream, workers = scene.cluster.names.requests(POOL), scene.cluster.names.workers(POOL)
+    redis.cli("HSET", workers, scene.one.name, announcement(0.0, 1, 0))
+    await scene.given(scene.one)
+    scene.cluster.host.renews = False
+    consumers = "XINFO", "CONSUMERS", stream, GROUP
+    assert scene.one.name.encode() in redis.cli(*consumers)[0][1]
+    await asyncio.to_thread(redis.until, lambda found: all(each[1].startswith(b"reaper") for each in found), *consumers)
+    await asyncio.to_thread(redis.until, lambda found: not found, "HGETALL", workers)
 
 
 async def test_what_had_not_begun_goes_to_another_whatever_it_is(scene: Scene) -> None:

@@ -248,12 +248,25 @@ def test_without_a_stream_there_is_nothing_to_renew_to_look_for_or_to_dismiss(qu
     assert queue(scripts.renew(queue.stream, ["one"])) == [0]
     assert queue(scripts.look(queue.stream, "reaper", 1.0, 9, int(seconds) + 5)) == []
     assert queue(scripts.dismiss(queue.stream, ["one"])) is None
+    assert queue(scripts.sweep(queue.stream, 0.0)) is None
+
+
+def test_who_has_nothing_and_was_not_seen_for_long_is_swept_out(queue: Queue) -> None:
+    queue.add(9)
+    (id_,) = queue.take("busy")
+    queue(("XGROUP", "CREATECONSUMER", queue.stream, GROUP, "gone"))
+    queue(scripts.sweep(queue.stream, 60.0))
+    assert len(queue(("XINFO", "CONSUMERS", queue.stream, GROUP))) == 2  # a moment ago both were there
+    queue(scripts.sweep(queue.stream, -1.0))
+    found = queue(("XINFO", "CONSUMERS", queue.stream, GROUP))
+    assert [consumer[1] for consumer in found] == [b"busy"]
+    assert queue.holder(id_) == b"busy"
 
 
 def test_only_who_has_nothing_is_dismissed(queue: Queue) -> None:
     queue.add(9)
     (id_,) = queue.take("busy")
-    queue.take("idle")
+    queue(("XGROUP", "CREATECONSUMER", queue.stream, GROUP, "idle"))
     queue(scripts.dismiss(queue.stream, ["busy", "idle"]))
     found = queue(("XINFO", "CONSUMERS", queue.stream, GROUP))
     assert [consumer[1] for consumer in found] == [b"busy"]

@@ -1,7 +1,7 @@
 """Who has announced themselves, and until when that counts."""
 
-from offloop.transports.redis.names import ANNOUNCED, Names, consumer, worker_of
-from offloop.transports.redis.staff import announcement, present
+from offloop.transports.redis.names import ANNOUNCED, FORGOTTEN, Names, consumer, worker_of
+from offloop.transports.redis.staff import announcement, forgotten, present
 
 
 def test_who_has_said_so_is_there_for_as_long_as_it_counts() -> None:
@@ -16,8 +16,16 @@ def test_what_cannot_be_read_is_nobody() -> None:
     assert present(reply, 1.0) == {"\N{REPLACEMENT CHARACTER}": (1, 0)}
 
 
+def test_who_has_not_said_so_for_long_is_forgotten_and_what_cannot_be_read_is_kept() -> None:
+    reply = [b"old", announcement(100.0, 1, 0), b"new", announcement(110.0, 1, 0), b"later", b"\x00"]
+    now = 100.0 + ANNOUNCED + FORGOTTEN
+    assert forgotten(reply, now) == []
+    assert forgotten(reply, now + 1) == [b"old"]
+
+
 def test_an_answer_that_is_none_is_nobody() -> None:
     assert present(None, 0.0) == present(ValueError(), 0.0) == {}
+    assert forgotten(ValueError(), 1e9) == []
 
 
 def test_a_loop_is_a_consumer_of_its_worker() -> None:
