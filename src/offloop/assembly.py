@@ -394,6 +394,7 @@ class Runtime:
             if isinstance(failure, Exception):  # a start that was cancelled has no fault
                 log.error("offloop could not start: %s", failure)
             await self.workforce.stop(0.0)
+            self._transport.close()
             await self._release(frozen=False)
             raise
         self._transport.settle()
