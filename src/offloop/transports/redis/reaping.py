@@ -32,6 +32,11 @@ Ask = Callable[[Sequence[Command], Callable[[list[Reply]], None]], None]
 """Sends commands, and gives their replies to the callback, if they are answered at all."""
 
 
+def dead_letter(names: Names, pool: str, fields: Sequence[Reply]) -> Command:
+    """Keep a request for people, as it lay there."""
+    return ("XADD", names.dead(pool), "MAXLEN", "~", KEPT, "*", *fields)
+
+
 class Reaper:
     """Of one pool.
 
@@ -136,8 +141,9 @@ class Reaper:
         )
         log.warning("a worker is lost that had %s (%s): %s", envelope.endpoint, envelope.rid, end.value)
         inbox = self._names.inbox(envelope.reply_to)
+        letter = dead_letter(self._names, self._pool, fields)
         if end is Fate.EXPIRED:
-            return done
+            return done if envelope.reply_to else [letter, *done]
         if end is Fate.AGAIN:
             attempt = envelope.attempt + (not unbegun)
             next_one = msgspec.structs.replace(parcel, envelope=msgspec.structs.replace(envelope, attempt=attempt))
@@ -147,7 +153,5 @@ class Reaper:
             unseen: list[Command] = [("DEL", self._names.seen(envelope.rid, attempt))] if unbegun else []
             return [*unseen, scripts.again(self._stream, inbox, id, fields, told)]
         lost = Outcome(envelope.rid, "worker-lost", attempt=envelope.attempt, started=begun)
-        kept: list[Command] = []
-        if end is Fate.DEAD:
-            kept.append(("XADD", self._names.dead(self._pool), "MAXLEN", "~", KEPT, "*", *fields))
+        kept = [letter] if end is Fate.DEAD else []
         return [("XADD", inbox, "NOMKSTREAM", "*", *self._returns.write(inbox, lost)), *kept, *done]

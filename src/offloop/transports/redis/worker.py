@@ -26,6 +26,7 @@ from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
 from offloop.transports.redis.names import GROUP, LEASE, consumer
+from offloop.transports.redis.reaping import dead_letter
 from offloop.transports.redis.seat import Waits
 from offloop.transports.redis.wire import BrokerError, Command, Line, Reply, ReplyError
 
@@ -237,7 +238,7 @@ class RedisSource:
             expires=parcel.expires, asked=asked, begins=self._begins,
         )  # fmt: skip
         if self._clock() >= deadline:  # asked first: what nobody has is not handed on for ever
-            self._end(id_, self._tell(inbox, Withdrawn(envelope.rid, begun=False)))
+            self._too_late(delivery)
         elif self.desk.fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through: back, at the end, for whoever that is.
             return self._again(delivery)
@@ -248,6 +249,15 @@ class RedisSource:
             self._ahead.append(delivery)
             self.desk.opened(envelope.rid, delivery)
         return None
+
+    def _too_late(self, delivery: RedisDelivery) -> None:
+        """It never begins. Whoever waits is told; for a dead letter that was sent again nobody does, and it is kept."""
+        envelope, inbox = delivery.envelope, delivery.inbox
+        if envelope.reply_to:
+            self._end(delivery.id, self._tell(inbox, Withdrawn(envelope.rid, begun=False)), envelope.deadline)
+            return
+        log.warning("no worker has taken a dead letter in time (%s): it is one again", envelope.endpoint)
+        self._end(delivery.id, dead_letter(self.desk.names, self.desk.pool, delivery.fields), math.inf)
 
     def _open(self, fields: Sequence[Reply]) -> tuple[Parcel, TooLarge | None]:
         """What it is, and whether it is larger than anything that this worker takes: then it may be for another, whose
@@ -402,9 +412,8 @@ class RedisSource:
         if job is None:
             return
         if job.cancelled or self._clock() >= job.envelope.deadline:
-            self._close(job, self._tell(job.inbox, Withdrawn(job.envelope.rid, begun=False)))
-        else:
-            self._let_go(job)
+            self._too_late(job)
+        self._let_go(job)
 
     # ---- for others
 
