@@ -189,8 +189,10 @@ def cluster_parts(given: Given) -> Parts:
         max_body=max((each.max_body for each in endpoints), default=0), max_deliveries=settings.max_deliveries,
         clock=clock,
     )  # fmt: skip
-    local = supervisor(program, settings, loop, POOL, clock) if settings.mode == "process" else None
-    crew = Distant(clock(), pools={each.name: each.pool or POOL for each in endpoints})
+    pools = {each.name: each.pool or POOL for each in endpoints}
+    served = sorted(set(pools.values())) if settings.mode == "process" else ()
+    local = [supervisor(program, settings, loop, pool, clock) for pool in served]
+    crew = Distant(clock(), pools=pools)
     return Parts(transport, ClusterWorkforce(transport, local), crew, lambda: {"entries_refused": transport.refused})
 
 
