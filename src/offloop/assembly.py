@@ -193,7 +193,10 @@ def cluster_parts(given: Given) -> Parts:
     served = sorted(set(pools.values())) if settings.mode == "process" else ()
     local = [supervisor(program, settings, loop, pool, clock) for pool in served]
     crew = Distant(clock(), pools=pools)
-    return Parts(transport, ClusterWorkforce(transport, local), crew, lambda: {"entries_refused": transport.refused})
+    return Parts(
+        transport, ClusterWorkforce(transport, local), crew,
+        lambda: {"entries_refused": transport.refused + sum(one.refused for one in local)},
+    )  # fmt: skip
 
 
 def celery_parts(given: Given) -> Parts:

@@ -157,6 +157,7 @@ def test_a_forged_request_never_runs(guarded: Guarded, gate: Gate, forgery: str)
     assert not runs(gate, word)
     assert guarded.broker.cli("XLEN", REQUESTS) == 0
     guarded.worker.wait_line(rf"a request is dropped: .*{why}")
+    guarded.worker.wait_probe("/metrics", 200, r"^offloop_entries_refused_total [1-9]")
 
 
 def test_a_request_that_is_put_there_again_runs_once(guarded: Guarded, gate: Gate) -> None:
@@ -183,6 +184,25 @@ def test_a_request_that_is_put_there_after_its_deadline_does_not_run(guarded: Gu
     guarded.put(REQUESTS, *fields)
     guarded.answers()
     assert runs(gate, word) == 1
+
+
+def refusals(worker: Worker) -> float:
+    """How many it has counted."""
+    (told,) = re.findall(r"^offloop_entries_refused_total (\S+)", worker.probe("/metrics")[1], re.MULTILINE)
+    return float(told)
+
+
+def test_a_request_of_long_ago_is_refused_counted_and_told(guarded: Guarded, gate: Gate) -> None:
+    word = uuid4().hex
+    with held(guarded, gate):
+        parcel = forged(guarded.entry(), word)
+    before = refusals(guarded.worker)
+    seconds, _ = guarded.broker.cli("TIME")
+    old = msgspec.structs.replace(parcel, expires=int(seconds) - 9)
+    guarded.put(REQUESTS, *parcels((KEY,), MIB).write(REQUESTS, old))
+    guarded.worker.wait_line("a request is dropped: its time was over before it came")
+    guarded.broker.until(lambda _: refusals(guarded.worker) > before, "PING")
+    assert not runs(gate, word)
 
 
 def test_a_request_that_no_worker_has_is_gone_at_its_deadline(guarded: Guarded, gate: Gate) -> None:

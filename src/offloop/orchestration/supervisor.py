@@ -23,7 +23,7 @@ from offloop.events import STOPPED
 from offloop.messages import Report, WorkerGone, WorkerUp
 from offloop.orchestration.process import ProcessWorkforce, spread
 from offloop.transports.local import frames
-from offloop.transports.local.frames import Asks, Cluster, Leaves, Setup
+from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
 from offloop.transports.parcels import LARGEST, Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
@@ -55,6 +55,7 @@ class Standing(NamedTuple):
         absent: workers that are to be there, and are not ready.
         requests: how many they have, as the broker saw it at the last beat.
         lost: workers that are no more without having been stopped, by cause.
+        refused: entries that were not believed, of requests and of orders.
     """
 
     linked: bool
@@ -63,6 +64,7 @@ class Standing(NamedTuple):
     absent: int
     requests: int
     lost: Mapping[str, int]
+    refused: int = 0
 
 
 class Supervisor:
@@ -126,10 +128,11 @@ class Supervisor:
         self._setup = setup
         self._requests_of: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
+        self._disbelieved = 0
         self._announced: set[str] = set()
         self._life: asyncio.Future[tuple[None, None]] | None = None
         self._leaving = False
-        self.workforce = ProcessWorkforce(count, loops, loops, local, self._setup_of, clock=clock, moves=self._moved)
+        self.workforce = ProcessWorkforce(count, loops, loops, local, self._setup_of, clock=clock, elsewhere=self._said)
         local.subscribe(self._reported)
 
     def _setup_of(self, worker: str) -> Setup:
@@ -196,7 +199,12 @@ class Supervisor:
         busy = len(self._local.deadlines().keys() & set(living))
         requests = sum(self._requests_of.get(worker, 0) for worker in living)
         absent = max(0, self._count - len(living))
-        return Standing(self._link.is_up, len(living) - busy, busy, absent, requests, dict(self._lost))
+        return Standing(self._link.is_up, len(living) - busy, busy, absent, requests, dict(self._lost), self.refused)
+
+    @property
+    def refused(self) -> int:
+        """Entries that its workers and it have not believed."""
+        return self._disbelieved + self._refusals.count + self._reaper.refused
 
     # ---- link.User
 
@@ -265,7 +273,10 @@ class Supervisor:
 
     # ---- seats
 
-    def _moved(self, worker: str, said: Asks | Leaves) -> None:
+    def _said(self, worker: str, said: Asks | Leaves | Disbelieved) -> None:
+        if isinstance(said, Disbelieved):
+            self._disbelieved += 1
+            return
         who = Sitter(worker, said.loop, said.turn)
         self._seat(self._seats.asks(who) if isinstance(said, Asks) else self._seats.leaves(who))
 

@@ -159,6 +159,10 @@ class Leaves(msgspec.Struct, frozen=True, array_like=True, tag="leaves"):
     turn: int
 
 
+class Disbelieved(msgspec.Struct, frozen=True, array_like=True, tag="disbelieved"):
+    """One more entry of what it takes elsewhere was refused."""
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """It cannot start, and ends. `line` says why, `trace` is the traceback."""
 
@@ -170,7 +174,7 @@ Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
 Controls = Withdraw | Cancel | Grant | Sit
 """What goes to a worker on its control socket."""
-Said = Progress | Ready | Worn | Asks | Leaves | Failed
+Said = Progress | Ready | Worn | Asks | Leaves | Disbelieved | Failed
 """What a worker says of itself."""
 Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""

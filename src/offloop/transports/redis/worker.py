@@ -40,6 +40,8 @@ QUICK = 10_000
 """Microseconds of work of which the beginning is not told apart from the end: a message costs a share of that."""
 LATE = 1.0
 """Seconds beyond `WAITS` in which a broker may still serve a connection that was given up here."""
+OLD = 1.0
+"""Seconds past its deadline after which a signed request was not sent by who signed it: that one takes it back then."""
 BEHIND = 0.01
 """Seconds that a request may run while others lie behind it, or replies that nobody has been told."""
 FOREIGN, STRANGE = 0.001, 0.05
@@ -228,8 +230,7 @@ class RedisSource:
         try:
             parcel, too_large = self._open(fields)
         except NotOurs as fault:
-            self._refusals.add(fault)
-            self._end(id_)
+            self._disbelieve(id_, fault)
             return None
         envelope, inbox = parcel.envelope, self.desk.names.inbox(parcel.envelope.reply_to)
         deadline = parcel.expires - self._offset
@@ -238,17 +239,25 @@ class RedisSource:
             expires=parcel.expires, asked=asked, begins=self._begins,
         )  # fmt: skip
         if self._clock() >= deadline:  # asked first: what nobody has is not handed on for ever
-            self._too_late(delivery)
+            if self.desk.keys and envelope.reply_to and self._clock() >= deadline + OLD:
+                self._disbelieve(id_, NotOurs("its time was over before it came"))
+            else:
+                self._too_late(delivery)
         elif self.desk.fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through: back, at the end, for whoever that is.
             return self._again(delivery)
         elif too_large is not None:
-            self._refusals.add(too_large)
-            self._end(id_)
+            self._disbelieve(id_, too_large)
         else:
             self._ahead.append(delivery)
             self.desk.opened(envelope.rid, delivery)
         return None
+
+    def _disbelieve(self, id_: bytes, fault: NotOurs) -> None:
+        """It is dropped, and nobody is answered."""
+        self._refusals.add(fault)
+        self.desk.disbelieved()
+        self._end(id_)
 
     def _too_late(self, delivery: RedisDelivery) -> None:
         """It never begins. Whoever waits is told; for a dead letter that was sent again nobody does, and it is kept."""
@@ -312,8 +321,7 @@ class RedisSource:
         if replies is None or isinstance(replies[-1], ReplyError):
             self._doubt()
         else:
-            self._refusals.add(NotOurs("it was taken once before"))
-            self._end(id_)
+            self._disbelieve(id_, NotOurs("it was taken once before"))
         return False
 
     # ---- ReplySink
