@@ -153,7 +153,9 @@ class Seal(Generic[T]):
         return read
 
     def _sign(self, key: bytes, stream: str, body: bytes) -> bytes:
-        return hmac.digest(key, b"\0".join((self._direction, stream.encode(), body)), "sha256")
+        signature = hmac.new(key, b"%b\0%b\0" % (self._direction, stream.encode()), "sha256")
+        signature.update(body)  # apart: a large one is not copied for it
+        return signature.digest()
 
 
 def parcels(keys: Sequence[str], largest: int) -> Seal[Parcel]:
