@@ -17,7 +17,7 @@ DEFECTS = (
     # ---- core/admission.py
     Defect(
         "core/admission.py",
-        "if not self._crew.available(now):",
+        "if not self._crew.available(now, endpoint):",
         "if not self._crew.usable:",
         "a death refuses what might have waited a moment",
     ),

@@ -201,10 +201,14 @@ def cluster_parts(given: Given) -> Parts:
         max_body=max((each.max_body for each in endpoints), default=0), max_deliveries=settings.max_deliveries,
         clock=clock,
     )  # fmt: skip
-    local = supervisor(program, settings, loop, POOL, clock) if settings.mode == "process" else None
+    pools = {each.name: each.pool or POOL for each in endpoints}
+    served = sorted(set(pools.values())) if settings.mode == "process" else ()
+    local = [supervisor(program, settings, loop, pool, clock) for pool in served]
+    crew = Distant(clock(), pools=pools)
     return Parts(
-        transport, ClusterWorkforce(transport, local), Distant(clock()), lambda: {"entries_refused": transport.refused}
-    )
+        transport, ClusterWorkforce(transport, local), crew,
+        lambda: {"entries_refused": transport.refused + sum(one.refused for one in local)},
+    )  # fmt: skip
 
 
 def celery_parts(given: Given) -> Parts:
@@ -407,6 +411,7 @@ class Runtime:
             if isinstance(failure, Exception):  # a start that was cancelled has no fault
                 log.error("offloop could not start: %s", failure)
             await self.workforce.stop(0.0)
+            self._transport.close()
             await self._release(frozen=False)
             raise
         self._transport.settle()

@@ -211,9 +211,13 @@ class Linked(msgspec.Struct, frozen=True):
 
 
 class Staffed(msgspec.Struct, frozen=True):
-    """Who has announced themselves elsewhere: (loops, of which busy) by name. Whoever is not in it is not there."""
+    """Who has announced themselves elsewhere: (loops, of which busy) by name. Whoever is not in it is not there.
+
+    `pools`: those that they take from; None: all.
+    """
 
     workers: dict[str, tuple[int, int]]
+    pools: frozenset[str] | None = None
 
 
 Report = (

@@ -267,6 +267,22 @@ def test_a_start_without_a_broker_waits_for_it_on_the_workers_side(gate: Gate) -
             wait_served(process)
 
 
+def test_a_broker_that_was_made_a_replica_is_left_for_the_one_that_its_address_leads_to(gate: Gate) -> None:
+    """As in a failover that breaks no connection: whoever keeps one would stay with the replica for ever."""
+    with broker() as old, broker() as new, proxy(old.port) as way:
+        url = f"redis://127.0.0.1:{way.port}/0"
+        with host(url, workers=1) as workers, web(url) as process:
+            wait_served(process)
+            old.cli("REPLICAOF", "127.0.0.1", new.port)
+            wait_until(lambda: refuses(process), "it takes no writes")
+            assert httpx.get(f"{process.url}/offloop/readyz").status_code == 503
+            workers.wait_probe("/readyz", 503)
+            way.lead(new.port)
+            took = wait_until(lambda: post(process, "/work").status == 200, f"it serves again\n{workers.log}")
+            assert took < SERVES_AGAIN
+            assert process.log.count("takes no writes") < 3
+
+
 def test_a_frozen_broker_loses_nothing_that_runs(site: Site, gate: Gate) -> None:
     """All leases run out while it is frozen; those who renew them come back before anybody takes their work away."""
     wait_served(site.web)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -24,6 +24,7 @@ import pytest
 from offloop.messages import Outcome
 from offloop.transports.parcels import BODY, OVERHEAD, SIGNATURE, Cancel, Parcel, orders, parcels, returns
 from offloop.transports.redis.names import Names
+from offloop.transports.redis.staff import announcement
 from offloop.transports.redis.wire import Line, ReplyError, address_of
 from tests.support.broker import Broker, broker
 from tests.support.command import Worker, offloop, working
@@ -156,6 +157,7 @@ def test_a_forged_request_never_runs(guarded: Guarded, gate: Gate, forgery: str)
     assert not runs(gate, word)
     assert guarded.broker.cli("XLEN", REQUESTS) == 0
     guarded.worker.wait_line(rf"a request is dropped: .*{why}")
+    guarded.worker.wait_probe("/metrics", 200, r"^offloop_entries_refused_total [1-9]")
 
 
 def test_a_request_that_is_put_there_again_runs_once(guarded: Guarded, gate: Gate) -> None:
@@ -182,6 +184,25 @@ def test_a_request_that_is_put_there_after_its_deadline_does_not_run(guarded: Gu
     guarded.put(REQUESTS, *fields)
     guarded.answers()
     assert runs(gate, word) == 1
+
+
+def refusals(worker: Worker) -> float:
+    """How many it has counted."""
+    (told,) = re.findall(r"^offloop_entries_refused_total (\S+)", worker.probe("/metrics")[1], re.MULTILINE)
+    return float(told)
+
+
+def test_a_request_of_long_ago_is_refused_counted_and_told(guarded: Guarded, gate: Gate) -> None:
+    word = uuid4().hex
+    with held(guarded, gate):
+        parcel = forged(guarded.entry(), word)
+    before = refusals(guarded.worker)
+    seconds, _ = guarded.broker.cli("TIME")
+    old = msgspec.structs.replace(parcel, expires=int(seconds) - 9)
+    guarded.put(REQUESTS, *parcels((KEY,), MIB).write(REQUESTS, old))
+    guarded.worker.wait_line("a request is dropped: its time was over before it came")
+    guarded.broker.until(lambda _: refusals(guarded.worker) > before, "PING")
+    assert not runs(gate, word)
 
 
 def test_a_request_that_no_worker_has_is_gone_at_its_deadline(guarded: Guarded, gate: Gate) -> None:
@@ -348,6 +369,8 @@ def denied(redis: Broker) -> list[dict[bytes, Any]]:
 @pytest.mark.timeout(150)
 def test_the_users_of_the_page_can_do_what_is_needed_and_nothing_else(gate: Gate) -> None:
     with guarded_broker() as (redis, urls), ThreadPoolExecutor(8) as calls:
+        with closing(Line(address_of(f"redis://127.0.0.1:{redis.port}/2"))) as line:
+            line.exchange([("HSET", "offloop:workers:default", "of a lost host", announcement(0.0, 1, 0))])
         with (
             serving(APP, env=env_of(urls["offloop-web"], **WEB)) as web,
             working(PACKAGE, "--concurrency", "2", env=env_of(urls["offloop-worker"])) as worker,
@@ -363,6 +386,8 @@ def test_the_users_of_the_page_can_do_what_is_needed_and_nothing_else(gate: Gate
             gate.open("gone")
             lost = calls.submit(httpx.post, f"{web.url}/fatal", json={"text": "x"}, timeout=WITHIN).result(WITHIN)
             assert lost.json()["reason"] == "worker-lost", lost.text
+            for tried in (rb"xinfo\|consumers:calls=[2-9]", rb"_hdel:calls=[2-9]"):  # both have swept; and the web side
+                redis.until(lambda told, tried=tried: re.search(tried, told), "INFO", "commandstats")
             worker.process.terminate()
             assert worker.wait() == 0
             dead = env_of(urls["offloop-dead"])

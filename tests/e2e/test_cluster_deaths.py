@@ -172,9 +172,8 @@ def test_a_node_that_outlasts_its_deadline_and_the_grace_is_killed_and_replaced(
     staffed(site, 2)
 
 
-@pytest.mark.slow
 def test_the_loss_of_a_whole_host_is_answered_by_the_web_process(
-    site: Site, redis: Broker, gate: Gate, callers: ThreadPoolExecutor
+    redis: Broker, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
     with host(redis.url, "alone") as workers, web(redis.url, "alone") as process:
         wait_served(process)
@@ -185,7 +184,13 @@ def test_the_loss_of_a_whole_host_is_answered_by_the_web_process(
         kill_all(workers)
         assert [said(each.result()) for each in held] == [LOST] * 2
         assert monotonic() - killed < KNOWN
-        # Nobody takes from there any more: it is refused, once that is certain.
+
+
+@pytest.mark.slow
+def test_when_the_last_host_is_lost_requests_are_refused_once_that_is_certain(redis: Broker) -> None:
+    with host(redis.url, "last") as workers, web(redis.url, "last") as process:
+        wait_served(process)
+        kill_all(workers)
         took = wait_until(lambda: said(post(process, "/work", timeout=0.2))[1] == "backend-unavailable", "it is known")
         assert took < 10
         assert httpx.get(f"{process.url}/offloop/readyz").status_code == 200

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.programs.clustered import FIELD, RECORD
 from tests.support.broker import Broker, broker
-from tests.support.cluster import Callers, host, post, said, wait_served, wait_until, web
+from tests.support.cluster import Balanced, Callers, host, post, said, wait_served, wait_until, web
 from tests.support.command import Worker
 from tests.support.gate import Gate
 from tests.support.server import Server
@@ -208,28 +208,51 @@ def test_a_loop_that_has_ended_tells_so_though_another_goes_on(redis: Broker, ga
         assert workers.wait() == 0
 
 
-def test_a_rolling_deployment_loses_nothing(redis: Broker, gate: Gate) -> None:
-    """The same endpoint with another field: each finds its own workers, whoever else is there."""
-    name = "rolling"
+def test_a_rolling_deployment_under_load_loses_nothing(redis: Broker, gate: Gate, tmp_path: Path) -> None:
+    """The same endpoint with another field: each finds its own workers, whoever else is there. New workers come first,
+    then web processes are replaced, and last the old workers go; the load never ends, and begins anew nowhere.
+    """
+    name, record = "rolling", tmp_path / "begun"
     with ExitStack() as stack:
-        old_host = stack.enter_context(host(redis.url, name, workers=1))
+        old_host = stack.enter_context(host(redis.url, name, workers=1, **{RECORD: record}))
         old = stack.enter_context(web(redis.url, name))
         wait_served(old)
-        with Callers(old.port, callers=4) as before:
-            new_host = stack.enter_context(host(redis.url, name, workers=1, **{FIELD: "1"}))
-            new = stack.enter_context(web(redis.url, name, **{FIELD: "1"}))
-            wait_served(new)
-            with Callers(new.port, callers=4) as after:
-                after.wait(number=50)
-                before.wait(number=50, after=after.calls[0].at)
-                before.finish()
-                old.signal(2)
-                old.wait()
-                after.wait(number=50, after=after.calls[-1].at)
-                old_host.signal(15)
-                assert old_host.wait() == 0
-                after.wait(number=50, after=after.calls[-1].at)
-        assert not before.faults + after.faults
-        assert [call for call in before.calls + after.calls if call.reason != "ok"] == []
-        assert {call.pid for call in after.calls} <= new_host.workers()
-        assert not {call.pid for call in before.calls} & new_host.workers()
+        new_host = stack.enter_context(host(redis.url, name, workers=1, ready=False, **{FIELD: "1", RECORD: record}))
+        new = stack.enter_context(web(redis.url, name, **{FIELD: "1"}))
+        wait_served(new)
+        record.unlink()
+        with Balanced(old.port, new.port, callers=4) as load:
+            load.wait(number=50)
+            before = len(load.calls)
+            old.signal(2)
+            old.wait()
+            load.wait(number=50, after=load.calls[-1].at)
+            old_host.signal(15)
+            assert old_host.wait() == 0
+            load.wait(number=50, after=load.calls[-1].at)
+        assert not load.faults
+        assert set(load.counted()) == {"ok"}
+        numbers = list(range(len(load.calls)))
+        assert sorted(call.number for call in load.calls) == numbers
+        assert sorted(int(line.split()[0]) for line in record.read_text().splitlines()) == numbers  # and each once
+        assert not {call.pid for call in load.calls[:before]} & new_host.workers()
+        assert {call.pid for call in load.calls[-50:]} <= new_host.workers()
+
+
+def test_a_host_that_drains_under_load_loses_nothing(redis: Broker, gate: Gate) -> None:
+    name = "drained"
+    with (
+        host(redis.url, name, workers=1) as leaves,
+        host(redis.url, name, workers=1) as stays,
+        web(redis.url, name) as process,
+    ):
+        wait_until(lambda: idle(process) == 2, "both are known")
+        there = leaves.workers()
+        with Callers(process.port, callers=6) as load:
+            wait_until(lambda: there & {call.pid for call in list(load.calls)}, "it has its share")
+            leaves.signal(15)
+            assert leaves.wait() == 0
+            load.wait(number=50, after=load.calls[-1].at)
+        assert not load.faults
+        assert set(load.counted()) == {"ok"}
+        assert {call.pid for call in load.calls[-20:]} <= stays.workers()

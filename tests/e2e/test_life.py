@@ -1,6 +1,7 @@
 """Starting, reloading, several server processes, other ways of serving; and a start that fails. In every mode."""
 
 import asyncio
+import os
 import shutil
 import signal
 import threading
@@ -16,6 +17,7 @@ from offloop import Offloop, errors
 from offloop.fastapi import OffloopRouter
 from tests.e2e.conftest import APP
 from tests.e2e.test_rloop import wait_unready
+from tests.support.broker import Broker
 from tests.support.daemon import free_port
 from tests.support.gate import Gate
 from tests.support.modes import Mode
@@ -53,13 +55,28 @@ async def test_a_start_that_is_given_up_leaves_no_process(
     assert off.gateway is None
 
 
-async def test_a_start_that_fails_leaves_no_thread_and_may_be_tried_again(mode: Mode) -> None:
+async def test_a_start_that_fails_leaves_no_thread_and_no_task_and_may_be_tried_again(mode: Mode) -> None:
     off = Offloop("tests.e2e.programs.broken", settings=mode.settings(2))
+    before = asyncio.all_tasks()
     for _ in range(2):
         with pytest.raises(errors.StartError, match="the model's file is missing"):
             await off.__aenter__()
         assert not threads_of_ours()
         assert off.gateway is None
+        async with asyncio.timeout(10):
+            while asyncio.all_tasks() - before:  # noqa: ASYNC110  (that they were cancelled is seen a turn later)
+                await asyncio.sleep(0.005)
+
+
+async def test_a_start_that_fails_over_a_broker_leaves_nothing_there(redis: Broker) -> None:
+    settings = Mode.CLUSTER.settings(1)
+    with pytest.raises(errors.StartError, match="the model's file is missing"):
+        await Offloop("tests.e2e.programs.broken", settings=settings).__aenter__()
+    await asyncio.to_thread(redis.until, lambda keys: not keys, "KEYS", f"{settings.namespace}:inbox:*")
+    ours = f"name=offloop-{os.getpid()} ".encode()
+    await asyncio.to_thread(
+        redis.until, lambda clients: clients.count(ours) == 1, "CLIENT", "LIST"
+    )  # the one that asks
 
 
 def test_a_setting_that_cannot_be_stops_the_start_with_one_line_that_names_it() -> None:

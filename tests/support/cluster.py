@@ -151,11 +151,8 @@ class Callers:
                 if number is None:
                     return
                 at = monotonic()
-                wire.post(self._path, {"number": number, "seconds": self._seconds})
-                answer = wire.answer()
-                call = Call(number, at, monotonic() - at, *said(answer), answer.json().get("pid", 0))
-                if call.reason == "ok":
-                    assert answer.json()["number"] == number, answer
+                ended, pid = self._posted(wire, number)
+                call = Call(number, at, monotonic() - at, *ended, pid)
                 with self._changed:
                     self.calls.append(call)
                     self._changed.notify_all()
@@ -169,6 +166,15 @@ class Callers:
                 wire.head("GET /ping")
                 assert wire.answer().status == 200
                 self.pings.append(monotonic() - at)
+
+    def _posted(self, wire: Wire, number: int) -> tuple[tuple[int, str, bool | None], int]:
+        """How it ended, and in which process."""
+        wire.post(self._path, {"number": number, "seconds": self._seconds})
+        answer = wire.answer()
+        ended = said(answer)
+        if ended[1] == "ok":
+            assert answer.json()["number"] == number, answer
+        return ended, answer.json().get("pid", 0)
 
     # ---- what was seen
 
@@ -194,3 +200,31 @@ class Callers:
     def stall(self) -> float:
         """The 99th percentile of `/ping`, in seconds."""
         return sorted(self.pings)[int(0.99 * len(self.pings))]
+
+
+class Balanced(Callers):
+    """The same through what stands for a load balancer: all go to the first web process, and from when that drains or
+    listens no more, for good to the next.
+    """
+
+    def _call(self, port: int) -> None:
+        ports = list(self._ports)
+        while not self._over.is_set():
+            with self._changed:
+                number = next(self._numbers)
+            at = monotonic()
+            while True:
+                try:
+                    with Wire(ports[0], timeout=60) as wire:
+                        ended, pid = self._posted(wire, number)
+                except ConnectionError:
+                    ended = 503, "draining", False  # it had gone before it took anything
+                if ended[1] != "draining" or len(ports) == 1:
+                    break
+                ports.pop(0)
+            with self._changed:
+                self.calls.append(Call(number, at, monotonic() - at, *ended, pid))
+                self._changed.notify_all()
+
+    def _ping(self, port: int) -> None:
+        """Not of those who leave."""

@@ -63,6 +63,10 @@ class Proxy:
         """Connections stay and new ones are taken, and nothing passes either way."""
         self._do(self._flowing.clear)
 
+    def lead(self, target: int) -> None:
+        """New connections go to another port; those that are there stay where they are."""
+        self._do(lambda: setattr(self, "_target", target))
+
     def delay(self, seconds: float) -> None:
         """Whatever the target says comes so much later."""
         self._do(lambda: setattr(self, "_delay", seconds))

@@ -84,7 +84,7 @@ class Admission:
             acceptable: whether the endpoint takes this media type.
             crowded: whether the caller has as many in flight as one may; that is for the caller's adapter to count.
         """
-        closed = self.closed(now)
+        closed = self.closed(now, policy.name)
         if closed is not None:
             return closed
         if not acceptable:
@@ -101,18 +101,18 @@ class Admission:
             return errors.QueueFull
         return None
 
-    def closed(self, now: float) -> type[errors.OffloopError] | None:
-        """What refuses every request that could come now: the first two rows. None: it depends on the request."""
+    def closed(self, now: float, endpoint: str) -> type[errors.OffloopError] | None:
+        """What refuses every request to it that could come now: the first two rows. None: it depends on the request."""
         if self._lifecycle.state not in ADMITS:
             return errors.Draining if self._lifecycle.state in ENDING else errors.BackendUnavailable
-        return None if self._crew.available(now) else errors.BackendUnavailable
+        return None if self._crew.available(now, endpoint) else errors.BackendUnavailable
 
     def shut(self, policy: Policy, now: float) -> type[errors.OffloopError] | None:
         """What refuses every request to this endpoint that could come now, whatever it were.
 
         A full queue is not among it: that one is everybody's, and soon over.
         """
-        closed = self.closed(now)
+        closed = self.closed(now, policy.name)
         if closed is None and self._waiters.count(policy.name) >= policy.max_in_flight:
             return errors.EndpointBusy
         return closed

@@ -118,8 +118,11 @@ class Crew:
                 counts[state] += 1
         return counts
 
-    def available(self, now: float) -> bool:
-        """Whether work may be queued: somebody can take it, or has died so lately that another is on the way."""
+    def available(self, now: float, endpoint: str = "") -> bool:
+        """Whether work may be queued: somebody can take it, or has died so lately that another is on the way.
+
+        Whatever endpoint it is for: here everybody has all.
+        """
         if self.usable:
             return True
         since = self._vacant_since

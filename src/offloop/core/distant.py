@@ -4,9 +4,12 @@ Owns whether they can be reached and who has announced themselves. It answers wh
 a death means and who is to be replaced is decided where the workers are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from offloop.core.crew import ANYONE, PATIENCE
+
+ONE_PLACE = ""
+"""The pool of all endpoints, where there are no others."""
 
 
 class Distant:
@@ -15,6 +18,7 @@ class Distant:
     Args:
         now: workers that are not there by then and `PATIENCE` more are not coming.
         counted_there: what waits counts in a bound at the broker, which all web processes share, and not in this one's.
+        pools: where requests of each endpoint go, by its name; None: all go to one place.
 
     Attributes:
         shared: work lies in one place that all of them take from.
@@ -24,11 +28,13 @@ class Distant:
     shared = True
     reads_ahead = False
 
-    def __init__(self, now: float, *, counted_there: bool = True) -> None:
+    def __init__(self, now: float, *, counted_there: bool = True, pools: Mapping[str, str] | None = None) -> None:
         self.counted_there = counted_there
         self._linked = False
         self._staff: dict[str, tuple[int, int]] = {}
-        self._vacant_since: float | None = now
+        self._pools = pools or {}
+        self._vacant_since = dict.fromkeys(self._pools.values() or (ONE_PLACE,), now)
+        self._every = tuple(self._vacant_since)
 
     # ---- what is reported
 
@@ -37,15 +43,21 @@ class Distant:
         changed, self._linked = up != self._linked, up
         return changed
 
-    def staffed(self, staff: Mapping[str, tuple[int, int]], now: float) -> tuple[list[str], list[str]]:
-        """Who is there: (loops, of which busy) by name. Returns the names that have come, and those that have gone."""
+    def staffed(
+        self, staff: Mapping[str, tuple[int, int]], now: float, served: Collection[str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Who is there: (loops, of which busy) by name. Returns the names that have come, and those that have gone.
+
+        `served`: the pools that they take from; None: all.
+        """
         come = [name for name in staff if name not in self._staff]
         left = [name for name in self._staff if name not in staff]
         self._staff = dict(staff)
-        if staff:
-            self._vacant_since = None
-        elif self._vacant_since is None:
-            self._vacant_since = now
+        for pool in self._every:
+            if staff if served is None else pool in served:
+                self._vacant_since.pop(pool, None)
+            else:
+                self._vacant_since.setdefault(pool, now)
         return come, left
 
     # ---- what is asked
@@ -55,9 +67,9 @@ class Distant:
         """Readiness means the broker, and not the workers: requests are accepted for those to come."""
         return int(self._linked)
 
-    def available(self, now: float) -> bool:
-        """Whether work may be queued: the broker is there, and somebody takes from it, or did a moment ago."""
-        since = self._vacant_since
+    def available(self, now: float, endpoint: str) -> bool:
+        """Whether its work may be queued: the broker is there, and somebody takes from its pool, or did lately."""
+        since = self._vacant_since.get(self._pools.get(endpoint, ONE_PLACE))
         return self._linked and (since is None or now - since < PATIENCE)
 
     def states(self) -> dict[str, int]:

@@ -60,11 +60,17 @@ def media_type_header(media_type: str | None) -> bytes:
 
 
 def filename_of(disposition: bytes) -> str | None:
-    """A raw body's file name from its `Content-Disposition`, without a path; None where there is none."""
+    """A raw body's file name from its `Content-Disposition`, without a path; None where there is none to be read.
+
+    The caller names the encoding, and some that Python knows decode to what no text can hold, or raise.
+    """
     message = Message()
     message["content-disposition"] = disposition.decode("utf-8", "replace")
-    name = message.get_filename("")
-    return re.split(r"[/\\]", name)[-1] or None
+    try:
+        name = message.get_filename("")
+    except ValueError:
+        return None
+    return re.split(r"[/\\]", name.encode(errors="replace").decode())[-1] or None
 
 
 def disposition_header(filename: str) -> bytes:

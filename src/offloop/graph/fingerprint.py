@@ -1,6 +1,7 @@
 """What an endpoint's messages look like, as a few letters: two processes that agree on them can work for each other.
 
-Owns what counts. A change of what is done with a message is none of it; a change of what is in one is.
+Owns what counts. A change of what is done with a message is none of it; a change of what is in one, or of how large it
+may be, is: a worker takes nothing that is larger than it knows.
 """
 
 import json
@@ -21,6 +22,7 @@ def fingerprint(endpoint: Endpoint[Any, Any]) -> str:
         _schema(endpoint.request, reply=False),
         _schema(endpoint.reply, reply=True),
         _schema(endpoint.stream, reply=True),
+        endpoint.max_body,
     ]
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

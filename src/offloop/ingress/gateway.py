@@ -494,7 +494,7 @@ class Gateway:
     def _staffed(self, report: Staffed) -> None:
         assert isinstance(self.crew, Distant)
         now = self._clock()
-        come, left = self.crew.staffed(report.workers, now)
+        come, left = self.crew.staffed(report.workers, now, report.pools)
         for name in come:
             self._events.emit(now, "worker_up", worker=name)
         for name in left:  # why, is known where it was

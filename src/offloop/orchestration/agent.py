@@ -153,7 +153,10 @@ class Agent:
     def _metrics(self) -> Page:
         now = self._staff.standing()
         workers = {"idle": now.idle, "busy": now.busy, "absent": now.absent}
-        text = render(linked=now.linked, ready=self.ready, workers=workers, requests=now.requests, lost=now.lost)
+        text = render(
+            linked=now.linked, ready=self.ready, workers=workers, requests=now.requests, lost=now.lost,
+            refused=now.refused,
+        )  # fmt: skip
         return Page(200, text, CONTENT_TYPE)
 
     async def _showing(self, show: Show) -> None:

@@ -4,6 +4,8 @@ Owns what a web process has to bring up of its own: its connections to the broke
 this host that take from the same place as everybody's.
 """
 
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from offloop.ports.service import Workforce
@@ -30,24 +32,35 @@ class Local(Workforce, Protocol):
 
 
 class ClusterWorkforce:
-    """`ports.service.Workforce` of a web process: its transport, then its own workers, if it has any."""
+    """`ports.service.Workforce` of a web process: its transport, then its own workers of each pool, if it has any."""
 
-    def __init__(self, transport: Connects, local: Local | None = None) -> None:
+    def __init__(self, transport: Connects, local: Sequence[Local] = ()) -> None:
         self._transport = transport
         self._local = local
 
     async def start(self) -> None:
         await self._transport.start()
-        if self._local is not None:
-            await self._local.start()
+        if self._local:
+            await self._bring_up()
             await self._transport.staffed(SEEN_WITHIN)  # else the first requests might find nobody
+
+    async def _bring_up(self) -> None:
+        """All at once. The first that fails says why; the others, which might take long, are given up."""
+        starting = [asyncio.ensure_future(one.start()) for one in self._local]
+        try:
+            await asyncio.gather(*starting)
+        except BaseException:
+            for each in starting:
+                each.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            raise
 
     def replace(self, worker: str) -> None:
         """Who hangs is ended where it is watched."""
 
     def lose(self) -> int | None:
         """As `ProcessWorkforce.lose`; None also where all workers are elsewhere."""
-        return None if self._local is None else self._local.lose()
+        return next((pid for one in self._local if (pid := one.lose()) is not None), None)
 
     async def stop(self, timeout: float) -> int:
-        return 0 if self._local is None else await self._local.stop(timeout)
+        return sum(await asyncio.gather(*(one.stop(timeout) for one in self._local)))

@@ -27,7 +27,17 @@ from offloop.messages import WorkerGone, WorkerUp
 from offloop.orchestration.child import UNKNOWN, Child, Ending, spawn
 from offloop.orchestration.output import Output
 from offloop.orchestration.worker import CODE, Place
-from offloop.transports.local.frames import Asks, Failed, Leaves, Progress, Ready, Said, Setup, Worn
+from offloop.transports.local.frames import (
+    Asks,
+    Disbelieved,
+    Failed,
+    Leaves,
+    Progress,
+    Ready,
+    Said,
+    Setup,
+    Worn,
+)
 from offloop.transports.local.table import Table, shared_memory
 from offloop.transports.local.web import LocalTransport
 
@@ -104,8 +114,8 @@ class ProcessWorkforce:
         setup: what a worker is told, given its name.
         max_requests: recycle a worker after about so many; 0: never.
         start_within: seconds that a worker may take until it is ready.
-        moves: told when a loop asks for a seat at the broker, or leaves it.
         leave_within: seconds that one with a successor may take to end, once it has nothing left to do.
+        elsewhere: told what loops say that take their work elsewhere: of their seats there, and of what they refuse.
     """
 
     def __init__(
@@ -119,8 +129,8 @@ class ProcessWorkforce:
         clock: Clock,
         max_requests: int = 0,
         start_within: float = START_WITHIN,
-        moves: Callable[[str, Asks | Leaves], None] = lambda *_: None,
         leave_within: float = LEAVE_WITHIN,
+        elsewhere: Callable[[str, Asks | Leaves | Disbelieved], None] = lambda *_: None,
     ) -> None:
         self._count = count
         self._loops = loops
@@ -130,8 +140,8 @@ class ProcessWorkforce:
         self._clock = clock
         self._max_requests = max_requests
         self._start_within = start_within
-        self._moves = moves
         self._leave_within = leave_within
+        self._elsewhere = elsewhere
         self._random = Random()
         self._output = Output()
         self._workers: dict[str, Worker] = {}
@@ -250,8 +260,8 @@ class ProcessWorkforce:
             self._ready(worker)
         elif isinstance(said, Worn):
             self.worn(name)
-        elif isinstance(said, Asks | Leaves):
-            self._moves(name, said)
+        elif isinstance(said, Asks | Leaves | Disbelieved):
+            self._elsewhere(name, said)
         else:
             log.error("%s cannot start: %s\n%s", worker, said.line, said.trace.rstrip())
             worker.cause = worker.cause or "start-failed"

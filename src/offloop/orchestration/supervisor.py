@@ -23,9 +23,9 @@ from offloop.events import STOPPED
 from offloop.messages import Report, WorkerGone, WorkerUp
 from offloop.orchestration.process import ProcessWorkforce, spread
 from offloop.transports.local import frames
-from offloop.transports.local.frames import Asks, Cluster, Leaves, Setup
+from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
-from offloop.transports.parcels import Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
+from offloop.transports.parcels import LARGEST, Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, NOTHING, Names, consumer
@@ -57,6 +57,7 @@ class Standing(NamedTuple):
         absent: workers that are to be there, and are not ready.
         requests: how many they have, as the broker saw it at the last beat.
         lost: workers that are no more without having been stopped, by cause.
+        refused: entries that were not believed, of requests and of orders.
     """
 
     linked: bool
@@ -65,6 +66,7 @@ class Standing(NamedTuple):
     absent: int
     requests: int
     lost: Mapping[str, int]
+    refused: int = 0
 
 
 class Supervisor:
@@ -116,7 +118,7 @@ class Supervisor:
         self._refusals = Refusals("an order to this supervisor", clock)
         self._link = Link(address_of(url), clock, self)
         self._reaper = Reaper(
-            self._names, pool, self.name, parcels(keys, max_body), returns(keys, max_reply),
+            self._names, pool, self.name, parcels(keys, LARGEST), returns(keys, max_reply),
             max_deliveries=max_deliveries, broker_now=lambda: self._link.broker_time(clock()),
         )  # fmt: skip
         self._cluster = Cluster(
@@ -128,12 +130,13 @@ class Supervisor:
         self._setup = setup
         self._requests_of: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
+        self._disbelieved = 0
         self._announced: set[str] = set()
         self._life: asyncio.Future[tuple[None, None]] | None = None
         self._leaving = False
         self.workforce = ProcessWorkforce(
             count, loops, loops, local, self._setup_of, clock=clock, leave_within=max(LEAST_LEAVE, kill_grace),
-            moves=self._moved,
+            elsewhere=self._said,
         )  # fmt: skip
         local.subscribe(self._reported)
 
@@ -201,7 +204,12 @@ class Supervisor:
         busy = len(self._local.deadlines().keys() & set(living))
         requests = sum(self._requests_of.get(worker, 0) for worker in living)
         absent = max(0, self._count - len(living))
-        return Standing(self._link.is_up, len(living) - busy, busy, absent, requests, dict(self._lost))
+        return Standing(self._link.is_up, len(living) - busy, busy, absent, requests, dict(self._lost), self.refused)
+
+    @property
+    def refused(self) -> int:
+        """Entries that its workers and it have not believed."""
+        return self._disbelieved + self._refusals.count + self._reaper.refused
 
     # ---- link.User
 
@@ -270,7 +278,10 @@ class Supervisor:
 
     # ---- seats
 
-    def _moved(self, worker: str, said: Asks | Leaves) -> None:
+    def _said(self, worker: str, said: Asks | Leaves | Disbelieved) -> None:
+        if isinstance(said, Disbelieved):
+            self._disbelieved += 1
+            return
         who = Sitter(worker, said.loop, said.turn)
         self._seat(self._seats.asks(who) if isinstance(said, Asks) else self._seats.leaves(who))
 

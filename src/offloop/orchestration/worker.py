@@ -30,7 +30,7 @@ from offloop.runners.sync import IDLE, SyncRunner
 from offloop.telemetry import forwarding, logs, tracing
 from offloop.telemetry.event_log import EventLog
 from offloop.telemetry.forwarding import Forwarder
-from offloop.transports.local.frames import Asks, Cluster, Failed, Leaves, Progress, Ready, Setup, Worn
+from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Failed, Leaves, Progress, Ready, Setup, Worn
 from offloop.transports.local.table import Table
 from offloop.transports.local.worker import LocalSource
 
@@ -198,6 +198,7 @@ def _sources(setup: Setup, cluster: Cluster, source: LocalSource, forwarder: For
         opened=source.opened, closed=source.closed, holds=source.holds,
         begins=lambda loop, id_: source.mark(loop, *mark_of(id_)),
         counted=counted, idle=forwarder.flush, busy=threading.Event(), seat=seats.__getitem__,
+        disbelieved=lambda: source.tell(Disbelieved()),
     )  # fmt: skip
     return [RedisSource(desk, number) for number in range(setup.loops)]
 

@@ -14,7 +14,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what `render` returns."""
 
 
-def render(*, linked: bool, ready: bool, workers: Mapping[str, int], requests: int, lost: Mapping[str, int]) -> bytes:
+def render(
+    *, linked: bool, ready: bool, workers: Mapping[str, int], requests: int, lost: Mapping[str, int], refused: int
+) -> bytes:
     """Prometheus text.
 
     Args:
@@ -23,9 +25,10 @@ def render(*, linked: bool, ready: bool, workers: Mapping[str, int], requests: i
         workers: how many, by state.
         requests: how many they have.
         lost: how many are no more without having been stopped, by cause.
+        refused: entries of the broker that were not believed.
     """
     registry = CollectorRegistry()
-    registry.register(_Once(list(_families(linked, ready, workers, requests, lost))))
+    registry.register(_Once(list(_families(linked, ready, workers, requests, lost, refused))))
     return generate_latest(registry)
 
 
@@ -43,6 +46,7 @@ def _families(
     workers: Mapping[str, int],
     requests: int,
     lost: Mapping[str, int],
+    refused: int,
 ) -> Iterator[Metric]:
     yield GaugeMetricFamily("offloop_broker_up", "Whether the broker can be reached.", value=linked)
     yield GaugeMetricFamily("offloop_ready", "Whether requests are taken.", value=ready)
@@ -57,3 +61,6 @@ def _families(
     for reason, count in lost.items():
         restarts.add_metric((reason,), count)
     yield restarts
+    yield CounterMetricFamily(
+        "offloop_entries_refused", "Entries of the broker that were not believed, and dropped.", value=refused
+    )

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from offloop.clock import Clock
-from offloop.errors import BackendUnavailable, StartError, WorkerLost
+from offloop.errors import BackendUnavailable, PayloadTooLarge, StartError, WorkerLost
 from offloop.messages import (
     Begun,
     Chunk,
@@ -197,11 +197,11 @@ class BrokeredTransport(ABC, Generic[S]):
         """What was sent and not answered may be there, and may not: it is waited for until its deadline."""
         self._receive((Linked(False),))
 
-    def seen(self, there: dict[str, tuple[int, int]]) -> None:
-        """Who takes requests: (loops, of which busy) by name."""
+    def seen(self, there: dict[str, tuple[int, int]], pools: frozenset[str] | None = None) -> None:
+        """Who takes requests: (loops, of which busy) by name; and of which pools, None: of all."""
         if there:
             self._anybody.set()
-        self._receive((Staffed(there),))
+        self._receive((Staffed(there, pools),))
 
     # ---- WorkSink
 
@@ -262,9 +262,25 @@ class BrokeredTransport(ABC, Generic[S]):
             self._refuse(unsent)
             return
         if unsent:
-            self._send(unsent.values())
+            try:
+                self._send(unsent.values())
+            except ValueError:
+                self._send_apart(unsent.values())
         if recalled:
             self._take_back(recalled)
+
+    def _send_apart(self, envelopes: Iterable[Envelope]) -> None:
+        """One of them cannot be written: a file's name without measure, or in no known letters. The others can."""
+        for envelope in envelopes:
+            try:
+                self._send((envelope,))
+            except ValueError as fault:
+                self._unwritable(envelope, fault)
+
+    def _unwritable(self, envelope: Envelope, fault: ValueError) -> None:
+        log.warning("a request to %s cannot be sent: %s", envelope.endpoint, fault)
+        self._sent.pop(envelope.rid, None)
+        self._receive((Refused(envelope.rid, PayloadTooLarge.reason),))
 
     def _parcel(self, envelope: Envelope, gate: str = "") -> Parcel:
         return Parcel(
@@ -370,7 +386,7 @@ class BrokeredTransport(ABC, Generic[S]):
 
     @abstractmethod
     def _send(self, envelopes: Iterable[Envelope]) -> None:
-        """All of one turn, and remember them."""
+        """All of one turn, and remember them. Raises ValueError, and sends none, where one cannot be written."""
 
     @abstractmethod
     def _take_back(self, recalled: Sequence[S]) -> None:

@@ -24,6 +24,8 @@ BODY, SIGNATURE = b"e", b"s"
 """The fields of an entry."""
 PART = 3 * 2**16
 """Bytes of a large parcel that are worked on in one go; a multiple of three, which base64 writes as four."""
+LARGEST = 2**29
+"""Bytes of the largest value that a Redis holds: for whoever hands on what it need not take itself."""
 OVERHEAD = 2**20
 """Bytes that a parcel may have besides its payload."""
 SAY_EVERY = 1.0
@@ -77,6 +79,10 @@ class NotOurs(Exception):
     """An entry that is not to be believed; its text says why, and holds nothing of it."""
 
 
+class TooLarge(NotOurs):
+    """Nothing is known of it: it has not been looked at."""
+
+
 class Refusals:
     """Counts what was not believed, and says so: once in `SAY_EVERY` seconds for each reason. For one thread.
 
@@ -106,7 +112,7 @@ class Seal(Generic[T]):
         kind: what is in them.
         direction: kept apart from what other kinds of stream are signed with.
         keys: the first signs, each is believed; none: nothing is signed, and no signature is asked for.
-        largest: bytes of an entry that is read.
+        largest: bytes of an entry.
     """
 
     def __init__(self, kind: object, direction: str, keys: Sequence[str], largest: int) -> None:
@@ -116,8 +122,14 @@ class Seal(Generic[T]):
         self._largest = largest
 
     def write(self, stream: str, what: T) -> tuple[str | bytes, ...]:
-        """The fields of an entry of that stream, names and values in turn."""
+        """The fields of an entry of that stream, names and values in turn.
+
+        Raises:
+            ValueError: it cannot be written, or would be too large for whoever reads it.
+        """
         body = _encode(what)
+        if len(body) > self._largest:
+            raise ValueError(f"it has {len(body)} bytes, of {self._largest} that are taken")
         if not self._keys:
             return BODY, body
         return BODY, body, SIGNATURE, self._sign(self._keys[0], stream, body)
@@ -143,7 +155,7 @@ class Seal(Generic[T]):
         found = dict(zip(fields[::2], fields[1::2], strict=False))
         body = found.get(BODY, b"")
         if len(body) > self._largest:
-            raise NotOurs(f"it is larger than the {self._largest} bytes that are taken")
+            raise TooLarge(f"it is larger than the {self._largest} bytes that are taken")
         if self._keys:
             given = found.get(SIGNATURE)
             if given is None:
@@ -157,7 +169,9 @@ class Seal(Generic[T]):
         return read
 
     def _sign(self, key: bytes, stream: str, body: bytes) -> bytes:
-        return hmac.digest(key, self._before(stream) + body, "sha256")
+        signature = hmac.new(key, self._before(stream), "sha256")
+        signature.update(body)  # apart: a large one is not copied for it
+        return signature.digest()
 
     def _before(self, stream: str) -> bytes:
         return b"\0".join((self._direction, stream.encode(), b""))

@@ -83,6 +83,11 @@ def test_a_files_name_is_written_so_that_it_can_be_nothing_else(name, sent):
         (b"attachment", None),
         (b'attachment; filename=""', None),
         (b"\xff\xfe", None),
+        (b"attachment; filename*=utf-7''+2AA-.txt", "?.txt"),
+        (rb"attachment; filename*=unicode_escape''%5Cud800.txt", "?.txt"),
+        (b"attachment; filename*=utf-8''%ff.txt", "\N{REPLACEMENT CHARACTER}.txt"),
+        (b"attachment; filename*=idna''%ff", None),
+        (b"attachment; filename*=a\0b''c", None),
     ],
 )
 def test_a_raw_body_has_the_name_its_content_disposition_gives_without_a_path(said, name):

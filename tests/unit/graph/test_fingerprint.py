@@ -33,7 +33,7 @@ def test_it_is_the_same_wherever_the_messages_are() -> None:
     assert len(of()) == 16
 
 
-def test_a_field_a_type_or_a_name_makes_it_another() -> None:
+def test_a_field_a_type_a_name_or_a_size_makes_it_another() -> None:
     class Longer(BaseModel):
         text: str
         more: int = 0
@@ -48,6 +48,7 @@ def test_a_field_a_type_or_a_name_makes_it_another() -> None:
         of(request=Blob),
         of(request=Packed),
         of(reply=Answer | Longer),
+        of(max_body=2**21),
     ]
     assert len(set(every)) == len(every)
 

@@ -97,6 +97,7 @@ class Rig:
     def __init__(
         self, workers: int = 1, *, shared: bool = True, limit: int = 3, size: int = 1000, drain: Drain | None = None,
         grace: float = 5.0, read_ahead: int = 0, distant: bool = False, counted_there: bool = True,
+        pools: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.now = 100.0
         self.timers: list[Timer] = []
@@ -108,7 +109,7 @@ class Rig:
         self._made = 0
         self.crew: Crew | Distant = Crew(shared=shared, kill_grace=grace, read_ahead=read_ahead)
         if distant:
-            self.crew = Distant(self.now, counted_there=counted_there)
+            self.crew = Distant(self.now, counted_there=counted_there, pools=pools)
         self.gateway = Gateway(
             POLICIES, clock=lambda: self.now, timers=self, rid=self._rid, sink=self.sink, crew=self.crew,
             workforce=self.workforce, drain=drain or Drain(20.0), events=Events([self]), queue_limit=limit,

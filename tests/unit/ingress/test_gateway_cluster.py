@@ -186,6 +186,18 @@ def test_without_workers_for_a_while_requests_are_refused_though_the_process_is_
     assert rig.gateway.ready
 
 
+def test_a_pool_without_workers_is_closed_and_the_others_are_not() -> None:
+    rig = Rig(distant=True, pools={"plain": "gpu", "again": "default"})
+    rig.reports(Staffed({"w1": (1, 0)}, frozenset({"default"})))
+    rig.now = 105.1
+    with pytest.raises(errors.BackendUnavailable):
+        rig.opened("plain")
+    with pytest.raises(errors.BackendUnavailable):
+        rig.gateway.knock("plain")
+    rig.gateway.knock("again")
+    rig.opened("again")
+
+
 def test_a_drain_cuts_what_the_broker_gives_back_and_what_has_begun() -> None:
     rig = Rig(distant=True, drain=Drain(1.0))
     rig.sink.answers = [None, None]

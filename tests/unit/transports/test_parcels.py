@@ -1,6 +1,7 @@
 """What is believed of what lies in a stream, and what is not; keys that change; and what is shown of secrets."""
 
 import asyncio
+import hmac
 import logging
 from itertools import pairwise
 from time import monotonic
@@ -50,6 +51,12 @@ def reason(fields: Fields, *, keys: tuple[str, ...] = (OLD,), stream: str = STRE
     with pytest.raises(NotOurs) as refused:
         parcels(keys, LARGEST).read(stream, fields)
     return str(refused.value)
+
+
+def test_a_signature_is_over_the_direction_the_stream_and_all_bytes():
+    _, body, _, signature = written()
+    assert isinstance(body, bytes)
+    assert signature == hmac.digest(OLD.encode(), b"request\0" + STREAM.encode() + b"\0" + body, "sha256")
 
 
 def test_what_was_signed_is_read_where_it_was_written_for():

@@ -175,6 +175,10 @@ class CeleryTransport(BrokeredTransport[SentTask]):
                     next(writing)
                 except StopIteration as written:
                     letter, writing = written.value, None
+                except ValueError as fault:
+                    writing = None
+                    if sent.envelope is not None:
+                        self._unwritable(sent.envelope, fault)
                 await asyncio.sleep(0)
             if not self._wanted(sent, attempt):
                 continue

@@ -20,8 +20,6 @@ HEAD_LIMIT = 2**20
 """Bytes of the largest head: an envelope's labels and fields, and a payload of at most `INLINE`."""
 INLINE = 2**14
 """Bytes of the largest payload that travels in its head."""
-DEBUG_LIMIT = 2**16
-"""Characters of a traceback that travel with an outcome."""
 ROOM = 2**18
 """Bytes that a reader takes at once."""
 KEPT = 2**22
@@ -161,6 +159,10 @@ class Leaves(msgspec.Struct, frozen=True, array_like=True, tag="leaves"):
     turn: int
 
 
+class Disbelieved(msgspec.Struct, frozen=True, array_like=True, tag="disbelieved"):
+    """One more entry of what it takes elsewhere was refused."""
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """It cannot start, and ends. `line` says why, `trace` is the traceback."""
 
@@ -172,7 +174,7 @@ Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
 Controls = Withdraw | Cancel | Grant | Sit
 """What goes to a worker on its control socket."""
-Said = Progress | Ready | Worn | Asks | Leaves | Failed
+Said = Progress | Ready | Worn | Asks | Leaves | Disbelieved | Failed
 """What a worker says of itself."""
 Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""

@@ -19,6 +19,7 @@ from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, W
 from offloop.transports.local.frames import (
     Asks,
     Cancel,
+    Disbelieved,
     Failed,
     Grant,
     Leaves,
@@ -38,7 +39,7 @@ from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
-SAID = (Progress, Ready, Worn, Asks, Leaves, Failed)
+SAID = (Progress, Ready, Worn, Asks, Leaves, Disbelieved, Failed)
 """What is for a worker's attendant, and not for the gateway."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""

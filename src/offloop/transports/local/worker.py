@@ -14,12 +14,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from offloop.messages import Begun, Chunk, Freed, Outcome, Report, Withdrawn
 from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local.frames import (
-    DEBUG_LIMIT,
     MAX_BODY,
     Controls,
     Failed,
@@ -37,6 +34,7 @@ from offloop.transports.local.frames import (
     report,
 )
 from offloop.transports.local.table import Table
+from offloop.transports.outcomes import legible, written
 
 log = logging.getLogger("offloop")
 
@@ -183,7 +181,7 @@ class LocalSource:
         if isinstance(said, Outcome):
             if said.last:
                 self._open.pop(said.rid, None)
-            self._write(self._outcome(said))
+            self._write(written(said, report, self.max_report))
         elif isinstance(said, Chunk):
             self._write(report(said))
         else:
@@ -194,25 +192,8 @@ class LocalSource:
     def tell(self, said: Said) -> None:
         """Of this worker itself."""
         if isinstance(said, Failed):
-            said = Failed(_legible(said.line), _legible(said.trace))
+            said = Failed(legible(said.line), legible(said.trace))
         self._write(plain(said))
-
-    def _outcome(self, outcome: Outcome) -> list[bytes]:
-        """Its frame. What the web side would take for a broken worker is not sent, but that it could not be."""
-        if outcome.debug is not None:
-            outcome = msgspec.structs.replace(outcome, debug=_legible(outcome.debug))
-        try:
-            if len(outcome.payload) <= self.max_report:
-                return report(outcome)
-            fault = f"it has {len(outcome.payload)} bytes"  # errors have no bound of their own
-        except ValueError as refused:
-            fault = str(refused)
-        log.error("an outcome (%s) cannot be sent: %s", outcome.reason, fault)
-        return plain(
-            msgspec.structs.replace(
-                outcome, reason="node-failed", status=0, payload=b"", media_type=None, filename=None
-            )
-        )
 
     def _write(self, pieces: list[bytes]) -> None:
         try:
@@ -266,11 +247,6 @@ class LocalSource:
             return False
         self._open.pop(asked.rid, None)
         return True
-
-
-def _legible(text: str) -> str:
-    """The end of a text that may hold anything, as a file's name in an exception may."""
-    return text[-DEBUG_LIMIT:].encode(errors="replace").decode()
 
 
 def _timeval(seconds: float) -> bytes:

@@ -10,16 +10,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from offloop.ingress.ids import epoch_of, rids
+from offloop.ingress.ids import rids
 from offloop.messages import Envelope
-from offloop.transports.parcels import SIGNATURE, NotOurs, Parcel, parcels
+from offloop.transports.parcels import LARGEST, SIGNATURE, NotOurs, Parcel, parcels
 from offloop.transports.redis.names import Names
 from offloop.transports.redis.wire import Address, BrokerError, Command, Line, Reply, ReplyError
 
 AT_ONCE = 50
 """Letters that one command reads."""
-LARGEST = 2**29
-"""Bytes of the largest value that a Redis holds: what it has taken is shown."""
 
 REPLAY = """
 -- KEYS: dead letters, requests. ARGV: the letter's id, and the fields of the request. Once, whoever else tries.
@@ -62,7 +60,7 @@ class DeadLetters:
         self._stream = names.dead(pool)
         self._requests = names.requests(pool)
         self._signs = bool(keys)
-        self._parcels = parcels(keys, LARGEST)
+        self._parcels = parcels(keys, LARGEST)  # what a Redis has taken is shown
         self._line = Line(address, patience=10.0)
 
     def close(self) -> None:
@@ -86,12 +84,12 @@ class DeadLetters:
     def replay(self, letter: Letter, timeout: float) -> bool:
         """Queue it once more, beyond the bound, as if for the first time: under a new id, with `timeout` seconds to go.
 
-        Nobody waits for it, and its reply is for nobody. False: it is there no more, or cannot be believed.
+        Nobody waits for it, and its reply is for nobody: that it has no inbox says so, and that it is a dead letter
+        again where no worker takes it in time. False: it is there no more, or cannot be believed.
         """
         if letter.parcel is None:
             return False
-        rid = rids()()
-        envelope = msgspec.structs.replace(letter.parcel.envelope, rid=rid, reply_to=epoch_of(rid), attempt=1, trace=())
+        envelope = msgspec.structs.replace(letter.parcel.envelope, rid=rids()(), reply_to="", attempt=1, trace=())
         seconds, micros = self._ask("TIME")
         expires = int(seconds) + int(micros) / 1e6 + timeout
         parcel = msgspec.structs.replace(letter.parcel, expires=expires, envelope=envelope)

@@ -33,6 +33,7 @@ class Desk(NamedTuple):
         busy: set by a loop that runs something while others wait for it: see `relieve`.
         seat: a loop's own, by its number.
         read_ahead: how many requests more than one a loop may ask for.
+        disbelieved: called for each entry that is refused.
     """
 
     address: Address
@@ -53,6 +54,7 @@ class Desk(NamedTuple):
     busy: threading.Event
     seat: Callable[[int], Seat]
     read_ahead: int = READ_AHEAD
+    disbelieved: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         return f"Desk({self.name!r})"  # keys are shown nowhere

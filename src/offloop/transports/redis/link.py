@@ -33,7 +33,7 @@ PATIENCE = 0.6
 WAITS = 1.0
 """Seconds that a read of what comes waits at the broker."""
 AT_ONCE = 1000
-"""Entries that one read takes."""
+"""Entries that one read takes at most; over a new connection one, then two, and so on."""
 BELIEVED = 10.0
 """Seconds for which the best reading of the broker's clock counts more than later ones that took longer."""
 
@@ -80,6 +80,7 @@ class Link:
         self._offset = 0.0
         self._doubt = math.inf  # seconds by which that may be wrong, and since when it is so
         self._set_at = 0.0
+        self._many = 1
         self._broken = asyncio.Event()
 
     @property
@@ -154,6 +155,8 @@ class Link:
             commands.scripts = [command for command in opening if command[0] == "SCRIPT"]
             if isinstance(told, ReplyError):
                 raise BrokerError(str(told))
+            if commands.fault is not None:
+                raise BrokerError(str(commands.fault))
             self._set_clock(told, sent)
             incoming = await open_channel(self._address, self._clock)
         except BaseException as fault:
@@ -163,6 +166,7 @@ class Link:
             raise
         commands.lost = incoming.lost = self._broken.set
         self._commands, self._incoming = commands, incoming
+        self._many = 1  # the last connection may have broken while more came than its way could bring
         self._user.up()
         self._wait()
 
@@ -187,6 +191,8 @@ class Link:
             except TimeoutError:
                 pass
             else:
+                if self._commands is not None and (fault := self._commands.fault) is not None:
+                    log.warning("the broker takes no writes: the connection is given up (%s)", fault)
                 return
             now = self._clock()
             if now - began < 2 * BEAT and self._overdue(now):  # else it is this event loop that was late
@@ -219,7 +225,8 @@ class Link:
 
     def _wait(self) -> None:
         if self._incoming is not None:
-            command = ("XREAD", "COUNT", AT_ONCE, "BLOCK", round(WAITS * 1000), "STREAMS", self._user.stream, self.last)
+            waits = round(WAITS * 1000)
+            command = ("XREAD", "COUNT", self._many, "BLOCK", waits, "STREAMS", self._user.stream, self.last)
             self._incoming.ask(command, self._came, WAITS)
 
     def _came(self, reply: Reply) -> None:
@@ -231,6 +238,7 @@ class Link:
         if reply:
             entries = reply[0][1]
             self.last = entries[-1][0]
+            self._many = min(AT_ONCE, 2 * self._many)
         self._wait()  # first: the next are on their way while these are read
         if entries:
             self._user.came(entries)

@@ -15,6 +15,8 @@ LEASE = 1.2
 """Seconds for which what was delivered is its worker's, unless the lease is renewed."""
 ANNOUNCED = 3.0
 """Seconds for which a worker counts as there after it has said so."""
+FORGOTTEN = 60.0
+"""Seconds after which nobody knows any more that a worker was there."""
 INBOX_LIVES = 60.0
 """Seconds that an inbox outlives the last sign of its owner."""
 

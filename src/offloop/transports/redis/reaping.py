@@ -13,7 +13,7 @@ from offloop.core.redelivery import Fate, fate
 from offloop.messages import Outcome, Requeued
 from offloop.transports.parcels import NotOurs, Parcel, Refusals, Returned, Seal
 from offloop.transports.redis import scripts
-from offloop.transports.redis.names import GROUP, LEASE, Mark, Names, mark_of
+from offloop.transports.redis.names import FORGOTTEN, GROUP, LEASE, Mark, Names, mark_of
 from offloop.transports.redis.wire import Command, Reply, ReplyError
 
 log = logging.getLogger("offloop")
@@ -32,11 +32,17 @@ Ask = Callable[[Sequence[Command], Callable[[list[Reply]], None]], None]
 """Sends commands, and gives their replies to the callback, if they are answered at all."""
 
 
+def dead_letter(names: Names, pool: str, fields: Sequence[Reply]) -> Command:
+    """Keep a request for people, as it lay there."""
+    return ("XADD", names.dead(pool), "MAXLEN", "~", KEPT, "*", *fields)
+
+
 class Reaper:
     """Of one pool.
 
     Args:
         name: whose name is on what was taken over.
+        parcels: of any size: what is found need not be of this version of the program.
         broker_now: the broker's clock, in seconds.
     """
 
@@ -59,6 +65,7 @@ class Reaper:
         self._returns = returns
         self._max_deliveries = max_deliveries
         self._broker_now = broker_now
+        self._sweeps_at = 0.0
         self._refusals = Refusals("a request that a lost worker had", broker_now)
 
     @property
@@ -73,6 +80,9 @@ class Reaper:
         until = self._broker_now() + ANSWERED_WITHIN
         command = scripts.look(self._stream, self._name, LEASE, AT_ONCE, until)
         ask([command], lambda claimed: self._claimed(claimed[0], ask))
+        if self._broker_now() >= self._sweeps_at:  # of a host that was lost nobody else dismisses the loops
+            self._sweeps_at = self._broker_now() + FORGOTTEN
+            ask([scripts.sweep(self._stream, FORGOTTEN)], lambda _: None)
 
     def take_over(self, marks: Mapping[str, Mark], ask: Ask) -> None:
         """Take over all that these consumers have, at once: they are known to be no more.
@@ -131,8 +141,9 @@ class Reaper:
         )
         log.warning("a worker is lost that had %s (%s): %s", envelope.endpoint, envelope.rid, end.value)
         inbox = self._names.inbox(envelope.reply_to)
+        letter = dead_letter(self._names, self._pool, fields)
         if end is Fate.EXPIRED:
-            return done
+            return done if envelope.reply_to else [letter, *done]
         if end is Fate.AGAIN:
             attempt = envelope.attempt + (not unbegun)
             next_one = msgspec.structs.replace(parcel, envelope=msgspec.structs.replace(envelope, attempt=attempt))
@@ -142,7 +153,5 @@ class Reaper:
             unseen: list[Command] = [("DEL", self._names.seen(envelope.rid, attempt))] if unbegun else []
             return [*unseen, scripts.again(self._stream, inbox, id, fields, told)]
         lost = Outcome(envelope.rid, "worker-lost", attempt=envelope.attempt, started=begun)
-        kept: list[Command] = []
-        if end is Fate.DEAD:
-            kept.append(("XADD", self._names.dead(self._pool), "MAXLEN", "~", KEPT, "*", *fields))
+        kept = [letter] if end is Fate.DEAD else []
         return [("XADD", inbox, "NOMKSTREAM", "*", *self._returns.write(inbox, lost)), *kept, *done]

@@ -85,12 +85,20 @@ return counts
 LOOK = f"""
 -- ARGV: who takes over, after how many milliseconds, how many, and until which second of this clock that is asked for.
 -- A question that lay in a buffer while nobody could renew a lease is no evidence of anybody's end.
+-- XAUTOCLAIM would look at ten times what it may take over, and no further, and at what each entry holds.
 local now = redis.call('TIME')
 if now[1] + now[2] / 1e6 > tonumber(ARGV[4]) then
   return {{}}
 end
-local found = redis.pcall('XAUTOCLAIM', KEYS[1], '{GROUP}', ARGV[1], ARGV[2], '0-0', 'COUNT', ARGV[3])
-return found.err and {{}} or found[2]
+local held = redis.pcall('XPENDING', KEYS[1], '{GROUP}', 'IDLE', ARGV[2], '-', '+', ARGV[3])
+if held.err or #held == 0 then
+  return {{}}
+end
+local ids = {{}}
+for place, entry in ipairs(held) do
+  ids[place] = entry[1]
+end
+return redis.call('XCLAIM', KEYS[1], '{GROUP}', ARGV[1], ARGV[2], unpack(ids))
 """
 
 DISMISS = f"""
@@ -103,7 +111,22 @@ for _, consumer in ipairs(ARGV) do
 end
 """
 
-SCRIPTS = (ADD, WITHDRAW, AGAIN, RENEW, LOOK, DISMISS)
+SWEEP = f"""
+-- ARGV: milliseconds. Consumers that have nothing, and were given nothing for so long, are forgotten: what is given to
+-- one that is there all the same makes it anew.
+local found = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], '{GROUP}')
+for _, consumer in ipairs(found.err and {{}} or found) do
+  local known = {{}}
+  for at = 1, #consumer, 2 do
+    known[consumer[at]] = consumer[at + 1]
+  end
+  if known.pending == 0 and known.idle > tonumber(ARGV[1]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], '{GROUP}', known.name)
+  end
+end
+"""
+
+SCRIPTS = (ADD, WITHDRAW, AGAIN, RENEW, LOOK, DISMISS, SWEEP)
 
 
 def load() -> list[Command]:
@@ -143,6 +166,11 @@ def look(stream: str, name: str, lease: float, count: int, until: float) -> Comm
 def dismiss(stream: str, consumers: Sequence[str]) -> Command:
     """Forget those that have nothing any more."""
     return ("EVALSHA", hash_of(DISMISS), 1, stream, *consumers)
+
+
+def sweep(stream: str, idle: float) -> Command:
+    """Forget whoever has nothing and was not seen for so many seconds."""
+    return ("EVALSHA", hash_of(SWEEP), 1, stream, round(idle * 1000))
 
 
 def hash_of(script: str, known: dict[str, str] = {}) -> str:  # noqa: B006  (made once for each)

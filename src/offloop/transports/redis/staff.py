@@ -8,11 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from offloop.transports.redis.names import ANNOUNCED
+from offloop.transports.redis.names import ANNOUNCED, FORGOTTEN
 from offloop.transports.redis.wire import Command, Reply
-
-SILENT = 60.0
-"""Seconds after which who does not count any more is forgotten."""
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
@@ -39,7 +36,7 @@ def announcement(broker_now: float, loops: int, busy: int) -> bytes:
 
 def announcing(key: str, said: Sequence[str | bytes]) -> list[Command]:
     """`said`: names and announcements in turn."""
-    return [("HSET", key, *said), ("PEXPIRE", key, round((ANNOUNCED + SILENT) * 1000))]
+    return [("HSET", key, *said), ("PEXPIRE", key, round((ANNOUNCED + FORGOTTEN) * 1000))]
 
 
 def present(reply: Reply, broker_now: float) -> dict[str, tuple[int, int]]:
@@ -53,7 +50,7 @@ def forgetting(keys: Sequence[str], replies: Sequence[Reply], broker_now: float)
     """What takes those out, of the hashes with these answers, who have been silent for long."""
     commands: list[Command] = []
     for key, reply in zip(keys, replies, strict=True):
-        silent = [name for name, said in _read(reply) if said.until + SILENT < broker_now]
+        silent = [name for name, said in _read(reply) if said.until + FORGOTTEN < broker_now]
         if silent:
             commands.append(("HDEL", key, *silent))
     return commands

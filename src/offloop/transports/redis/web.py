@@ -17,7 +17,7 @@ from offloop.clock import Clock
 from offloop.errors import QueueFull
 from offloop.messages import Envelope, Outcome, Refused, Report, Requeued, Taken, Withdrawn
 from offloop.transports.brokered import BrokeredTransport, Sent, Target
-from offloop.transports.parcels import Order, Refusals, orders
+from offloop.transports.parcels import LARGEST, Order, Refusals, orders, parcels
 from offloop.transports.redis import scripts
 from offloop.transports.redis.link import BEAT, Link
 from offloop.transports.redis.names import GROUP, INBOX_LIVES, POOL, Names, worker_of
@@ -88,7 +88,7 @@ class RedisTransport(BrokeredTransport[SentEntry]):
         self._way = Link(address, clock, self)
         self._reapers = [
             Reaper(
-                names, pool, epoch, self._parcels, self._returns,
+                names, pool, epoch, parcels(keys, LARGEST), self._returns,
                 max_deliveries=max_deliveries, broker_now=lambda: self._way.broker_time(clock()),
             )
             for pool in self._pools
@@ -160,9 +160,12 @@ class RedisTransport(BrokeredTransport[SentEntry]):
 
     def _found(self, replies: list[Reply]) -> None:
         now = self._way.broker_time(self._clock())
+        there = {pool: present(reply, now) for pool, reply in zip(self._pools, replies, strict=True)}
+        served = frozenset(pool for pool, staff in there.items() if staff)
+        # Of a host that was lost: it has not said that it leaves.
         for command in forgetting([self._names.workers(pool) for pool in self._pools], replies, now):
             self._way.ask(command, passed_over)
-        self.seen({name: each for reply in replies for name, each in present(reply, now).items()})
+        self.seen({name: each for staff in there.values() for name, each in staff.items()}, served)
 
     def came(self, entries: Sequence[Reply]) -> None:
         self._hear([fields for _, fields in entries])

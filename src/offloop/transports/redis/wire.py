@@ -6,6 +6,7 @@ reads the protocol. A connection is never mended: whoever uses it opens another.
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import ssl
@@ -34,6 +35,9 @@ READ = 2**18
 """Bytes that are read at once."""
 LARGE = 2**16
 """Bytes of an argument from which on a command is put together here."""
+SLOWEST = 2**20
+"""Bytes a second of the slowest way on which a large command is waited for. Whatever lies between here and the broker
+may have taken all of it at once, and say nothing until it has passed it on."""
 UNHEARD = 1000
 """Answers that nobody waits for, after which they are read all the same: they lie in the broker's memory."""
 
@@ -147,6 +151,13 @@ def _greeted(replies: Sequence[Reply]) -> None:
             raise BrokerError(f"the broker refuses the connection: {said}")
 
 
+def demoted(reply: Reply) -> bool:
+    """Whether who answers is no broker any more, or not yet: a replica, or one that reads its data. Its address may
+    lead to another by now, and a connection that stays would never come there.
+    """
+    return isinstance(reply, ReplyError) and str(reply).startswith(("READONLY", "LOADING", "MASTERDOWN"))
+
+
 def forgotten(reply: Reply) -> bool:
     """Whether the broker does not know a script by its hash: it was started again, or told to forget them."""
     return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
@@ -204,11 +215,17 @@ class Line:
         Args:
             waits: seconds that the commands themselves may wait (BLOCK).
         """
-        self._write(pack(commands))
-        self._wait_for(waits)
+        data = pack(commands)
+        self._write(data)
+        self._wait_for(waits + len(data) // SLOWEST)
         self.settle()
         replies = [self._read() for _ in commands]
-        if self._scripts and any(map(forgotten, replies)):
+        errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+        if not errors:
+            return replies
+        if (fault := next(filter(demoted, errors), None)) is not None:
+            raise BrokerError(str(fault))
+        if self._scripts and any(map(forgotten, errors)):
             scripts, self._scripts = self._scripts, ()  # once: a broker that forgets at once is not to be argued with
             self.exchange([("SCRIPT", "LOAD", script) for script in scripts])
             for place, command in enumerate(commands):
@@ -225,7 +242,11 @@ class Line:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._socket.sendall(data)
+            sent = self._socket.send(data)
+            if sent < len(data):  # it may take long, as long as it goes on: `sendall` has one limit for the whole
+                rest = memoryview(data)[sent:]
+                while rest:
+                    rest = rest[self._socket.send(rest) :]
         except OSError as fault:
             raise BrokerError(str(fault)) from None
 
@@ -262,7 +283,7 @@ def _connected(address: Address) -> socket.socket:
 
 
 class Waiting(NamedTuple):
-    """Somebody who waits for a reply, since when, and how many seconds the command itself may take."""
+    """Somebody who waits for a reply, since when, and how many seconds the command itself and its way may take."""
 
     answered: Callable[[Reply], None]
     since: float
@@ -274,6 +295,7 @@ class Channel(asyncio.Protocol):
 
     Attributes:
         lost: called once, when it has broken or was dropped: what was asked and not answered never will be.
+        fault: what the broker has answered that takes no writes, after which the connection is of no use.
         scripts: said again when the broker does not know a script; what was asked then has its error.
     """
 
@@ -284,6 +306,9 @@ class Channel(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[Waiting] = deque()
         self._transport: asyncio.Transport | None = None
+        self.fault: ReplyError | None = None
+        self._alive = -math.inf  # when bytes have last passed, in either direction
+        self._unsent = 0
 
     def ask(self, command: Command, answered: Callable[[Reply], None], waits: float = 0.0) -> None:
         """Send it; `answered` is called with the reply, in order."""
@@ -295,16 +320,21 @@ class Channel(asyncio.Protocol):
         """The same for several, in one write."""
         if self._transport is None:
             return
-        now = self._clock()
+        now, data = self._clock(), pack(commands)
+        waits += len(data) / SLOWEST
         self._waiting.extend(Waiting(each, now, waits) for each in answered)
-        self._transport.write(pack(commands))
+        self._transport.write(data)
 
     def overdue(self, now: float, patience: float) -> bool:
-        """Whether the oldest command has been waiting for longer than it may."""
-        if not self._waiting:
+        """Whether the oldest command has been waiting for longer than it may, and nothing has passed for as long."""
+        if self._transport is None or not self._waiting:
             return False
+        unsent, before = self._transport.get_write_buffer_size(), self._unsent
+        self._unsent = unsent
+        if unsent < before:
+            self._alive = now
         first = self._waiting[0]
-        return now - first.since > patience + first.waits
+        return now - max(first.since, self._alive) > patience + first.waits
 
     def drop(self) -> None:
         """Give it up: at once, whatever is under way."""
@@ -319,14 +349,20 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
+        self._alive = self._clock()
         known = True
         while (reply := self._next()) is not False:
-            known = known and not forgotten(reply)
+            if isinstance(reply, ReplyError):
+                known = known and not forgotten(reply)
+                if demoted(reply):
+                    self.fault = reply
             try:
                 self._waiting.popleft().answered(reply)
             except Exception:
                 log.exception("an answer of the broker could not be used")  # and the next ones are not to suffer
-        if not known:
+        if self.fault is not None:
+            self.drop()
+        elif not known:
             self.asks(self.scripts, [passed_over] * len(self.scripts))
 
     def _next(self) -> Reply:

@@ -20,11 +20,13 @@ import msgspec
 from offloop.core.durations import AHEAD, ANY, Durations
 from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
 from offloop.transports.backoff import Backoff
-from offloop.transports.parcels import NotOurs, Refusals, Returned, parcels, returns
+from offloop.transports.outcomes import written
+from offloop.transports.parcels import LARGEST, NotOurs, Parcel, Refusals, Returned, TooLarge, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
 from offloop.transports.redis.names import GROUP, LEASE, consumer
+from offloop.transports.redis.reaping import dead_letter
 from offloop.transports.redis.seat import Waits
 from offloop.transports.redis.wire import BrokerError, Command, Line, Reply, ReplyError
 
@@ -38,6 +40,8 @@ QUICK = 10_000
 """Microseconds of work of which the beginning is not told apart from the end: a message costs a share of that."""
 LATE = 1.0
 """Seconds beyond `WAITS` in which a broker may still serve a connection that was given up here."""
+OLD = 1.0
+"""Seconds past its deadline after which a signed request was not sent by who signed it: that one takes it back then."""
 BEHIND = 0.01
 """Seconds that a request may run while others lie behind it, or replies that nobody has been told."""
 FOREIGN, STRANGE = 0.001, 0.05
@@ -46,9 +50,13 @@ for each in a row: between two of one's own a wait is lost capacity; with none o
 
 
 class Ended(NamedTuple):
-    """What is to be told of one that has ended, and until when somebody may wait for it."""
+    """What is to be told of one that has ended, and until when somebody may wait for it.
 
-    id: bytes
+    Attributes:
+        id: the broker's; None where it has been answered, and its loop goes on with what is left.
+    """
+
+    id: bytes | None
     told: Command | None
     until: float
 
@@ -66,6 +74,7 @@ class RedisSource:
         self._consumer = consumer(desk.name, number)
         self._stream = desk.names.requests(desk.pool)
         self._parcels = parcels(desk.keys, desk.max_body)
+        self._any_size = parcels(desk.keys, LARGEST)
         self._returns = returns(desk.keys, desk.max_reply)
         self._refusals = Refusals("a request", desk.clock)
         self._clock = desk.clock
@@ -87,6 +96,7 @@ class RedisSource:
         self._unsure_until = -math.inf  # until when a request may yet be given to this loop that it does not see
         self._unsure = False
         self._foreign = FOREIGN
+        self._told_again_at = -math.inf  # while a node runs, not before that
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -154,6 +164,7 @@ class RedisSource:
         count, told = len(self._ended), self._tells(self._ended)
         replies = self._exchange([*told, ("TIME",), given if looks else new], 0.0 if looks else waits)
         if replies is None:
+            self._outlive(count)
             self.desk.idle()
             self._over.wait(self._backoff.delay())
             return
@@ -162,7 +173,6 @@ class RedisSource:
             self._doubt()  # what was read beside it is read again
             self._over.wait(self._backoff.delay())
             return
-        self._backoff.reset()
         asked = self._asked
         self._set_clock(now, asked)
         if looks and not isinstance(read, ReplyError) and not read[0][1]:
@@ -199,6 +209,7 @@ class RedisSource:
                 log.warning("the broker gives no work: %s", reply)
                 self._over.wait(self._backoff.delay())
             return
+        self._backoff.reset()
         if not reply:
             self.desk.idle()
             return
@@ -217,10 +228,9 @@ class RedisSource:
             self._end(id_)
             return None
         try:
-            parcel = self._parcels.read(self._stream, fields)
+            parcel, too_large = self._open(fields)
         except NotOurs as fault:
-            self._refusals.add(fault)
-            self._end(id_)
+            self._disbelieve(id_, fault)
             return None
         envelope, inbox = parcel.envelope, self.desk.names.inbox(parcel.envelope.reply_to)
         deadline = parcel.expires - self._offset
@@ -229,14 +239,49 @@ class RedisSource:
             expires=parcel.expires, asked=asked, begins=self._begins,
         )  # fmt: skip
         if self._clock() >= deadline:  # asked first: what nobody has is not handed on for ever
-            self._end(id_, self._tell(inbox, Withdrawn(envelope.rid, begun=False)))
+            if self.desk.keys and envelope.reply_to and self._clock() >= deadline + OLD:
+                self._disbelieve(id_, NotOurs("its time was over before it came"))
+            else:
+                self._too_late(delivery)
         elif self.desk.fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through: back, at the end, for whoever that is.
             return self._again(delivery)
+        elif too_large is not None:
+            self._disbelieve(id_, too_large)
         else:
             self._ahead.append(delivery)
             self.desk.opened(envelope.rid, delivery)
         return None
+
+    def _disbelieve(self, id_: bytes, fault: NotOurs) -> None:
+        """It is dropped, and nobody is answered."""
+        self._refusals.add(fault)
+        self.desk.disbelieved()
+        self._end(id_)
+
+    def _too_late(self, delivery: RedisDelivery) -> None:
+        """It never begins. Whoever waits is told; for a dead letter that was sent again nobody does, and it is kept."""
+        envelope, inbox = delivery.envelope, delivery.inbox
+        if envelope.reply_to:
+            self._end(delivery.id, self._tell(inbox, Withdrawn(envelope.rid, begun=False)), envelope.deadline)
+            return
+        log.warning("no worker has taken a dead letter in time (%s): it is one again", envelope.endpoint)
+        self._end(delivery.id, dead_letter(self.desk.names, self.desk.pool, delivery.fields), math.inf)
+
+    def _open(self, fields: Sequence[Reply]) -> tuple[Parcel, TooLarge | None]:
+        """What it is, and whether it is larger than anything that this worker takes: then it may be for another, whose
+        version takes more.
+
+        Raises:
+            NotOurs: it is not to be believed.
+        """
+        try:
+            return self._parcels.read(self._stream, fields), None
+        except TooLarge as fault:
+            try:
+                return self._any_size.read(self._stream, fields), fault
+            except NotOurs:
+                raise fault from None
 
     def _begins(self, delivery: RedisDelivery) -> bool:
         """Whether it is still ours, and somebody waits. From then on it counts as begun, whatever becomes of us."""
@@ -276,8 +321,7 @@ class RedisSource:
         if replies is None or isinstance(replies[-1], ReplyError):
             self._doubt()
         else:
-            self._refusals.add(NotOurs("it was taken once before"))
-            self._end(id_)
+            self._disbelieve(id_, NotOurs("it was taken once before"))
         return False
 
     # ---- ReplySink
@@ -303,11 +347,12 @@ class RedisSource:
                 self._durations.took(job.envelope.endpoint, took)
                 self._durations.took(ANY, took)
             begun, ended = self._at_the_broker(report.begun_at), self._at_the_broker(report.ended_at)
-            told = self._tell(job.inbox, msgspec.structs.replace(report, begun_at=begun, ended_at=ended))
+            outcome = msgspec.structs.replace(report, begun_at=begun, ended_at=ended)
+            told = written(outcome, lambda said: self._tell(job.inbox, said), self.desk.max_reply)
             if report.last:
                 self._close(job, told)
             else:
-                self._say(told)
+                self._answer(job, told)
         elif isinstance(report, Freed):
             self._close(job, self._tell(job.inbox, report))
 
@@ -344,6 +389,13 @@ class RedisSource:
                     self._drop()
             return self._line is not None and not self._line.refused and not self._torn
 
+    def _answer(self, job: RedisDelivery, told: Command) -> None:
+        """Its caller has its reply before the loop goes on; should the broker not take it now, as soon as it does."""
+        self._ended.append(Ended(None, told, job.envelope.deadline + LEASE))
+        if not self._tell_ended():
+            self.desk.busy.set()
+        self._waits.passes_over()
+
     def _close(self, job: RedisDelivery, told: Command | None = None) -> None:
         """It has ended: said with the next question for work, which comes at once unless more is at hand."""
         self._end(job.id, told, job.envelope.deadline)
@@ -368,9 +420,8 @@ class RedisSource:
         if job is None:
             return
         if job.cancelled or self._clock() >= job.envelope.deadline:
-            self._close(job, self._tell(job.inbox, Withdrawn(job.envelope.rid, begun=False)))
-        else:
-            self._let_go(job)
+            self._too_late(job)
+        self._let_go(job)
 
     # ---- for others
 
@@ -382,15 +433,27 @@ class RedisSource:
         job = self._job
         if job is None or not job.began_at:
             return False  # this loop talks to the broker itself
-        if now - job.began_at < BEHIND or not self._writing.acquire(blocking=False):
+        if now < max(job.began_at + BEHIND, self._told_again_at) or not self._writing.acquire(blocking=False):
             return True
         try:
             if self._job is job:
                 self._let_others()
                 self._seat.leave()
+                if self._ended:  # not taken, and the broker is not to be asked a hundred times a second
+                    self._told_again_at = self._clock() + self._backoff.delay()
         finally:
             self._writing.release()
         return bool(self._ended)
+
+    def _tell_ended(self) -> bool:
+        """Now, and not with the next question. Whether the broker has taken it."""
+        with self._writing:
+            count, told = len(self._ended), self._tells(self._ended)
+            replies = self._exchange(told) if told else []
+            if replies is not None:
+                return self._heard(count, replies)
+            self._outlive(count)
+            return False
 
     def _let_others(self) -> None:
         """Tell what has ended, and give back what was read ahead, for whoever is free."""
@@ -406,6 +469,7 @@ class RedisSource:
             count, told = len(self._ended), self._tells(self._ended)
             replies = self._exchange([*told, *back]) if told or back else []
             if replies is None:
+                self._outlive(count)
                 return
             self._heard(count, replies[: len(told)])
             self._given_back(replies[len(told) :])
@@ -423,11 +487,9 @@ class RedisSource:
         if not ended:
             return []
         told = [one.told for one in ended if one.told is not None]
-        ids = [one.id for one in ended]
-        return [
-            ("MULTI",), *told,
-            ("XACK", self._stream, GROUP, *ids), ("XDEL", self._stream, *ids), ("EXEC",),
-        ]  # fmt: skip
+        if ids := [one.id for one in ended if one.id is not None]:
+            told += (("XACK", self._stream, GROUP, *ids), ("XDEL", self._stream, *ids))
+        return [("MULTI",), *told, ("EXEC",)]
 
     def _tell(self, inbox: str, report: Returned) -> Command:
         return ("XADD", inbox, "NOMKSTREAM", "*", *self._returns.write(inbox, report))
@@ -447,11 +509,16 @@ class RedisSource:
             del self._ended[:count]
             return True
         log.warning("the broker does not take a reply: %s", refused)
-        now = self._clock()
-        for at in range(count):  # in place: the loop may add to it meanwhile
-            if now > self._ended[at].until:
-                self._ended[at] = self._ended[at]._replace(told=None)
+        self._outlive(count)
         return False
+
+    def _outlive(self, count: int) -> None:
+        """What nobody waits for any more is not said again, however long it takes until something can be said."""
+        now = self._clock()
+        with self._writing:
+            for at, one in enumerate(self._ended[:count]):
+                if now > one.until:
+                    self._ended[at] = one._replace(told=None)
 
     def _exchange(self, commands: Sequence[Command], waits: float = 0.0) -> list[Reply] | None:
         """None where the broker cannot be reached: what was sent may have been done."""

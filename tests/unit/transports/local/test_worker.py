@@ -15,7 +15,6 @@ from offloop.testing.conformance.web_side import WebSide, eventually, in_threads
 from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local import frames
 from offloop.transports.local.frames import (
-    DEBUG_LIMIT,
     HEAD_LIMIT,
     Answers,
     Cancel,
@@ -31,6 +30,7 @@ from offloop.transports.local.frames import (
 )
 from offloop.transports.local.web import LocalTransport
 from offloop.transports.local.worker import LocalSource
+from offloop.transports.outcomes import DEBUG_LIMIT
 from tests.unit.transports.local.rig import DEADLINE, WorkerSide, envelope, setup
 
 SHORT = 0.01

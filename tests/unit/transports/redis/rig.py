@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from offloop.messages import Begun, Freed, Outcome, Report, Requeued, Withdrawn
 from offloop.testing.conformance.suite import envelope
 from offloop.transports.brokered import Target
 from offloop.transports.delivery import ClaimedDelivery
-from offloop.transports.parcels import Cancel, NotOurs, orders, parcels, returns
+from offloop.transports.parcels import LARGEST, Cancel, NotOurs, orders, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import READ_AHEAD, Desk, RedisDelivery
 from offloop.transports.redis.link import Link
@@ -56,6 +56,7 @@ class Worker:
         endpoints: Sequence[str] = ENDPOINTS,
         read_ahead: int = 0,
         seat: Callable[[int], Seat] = enough,
+        max_body: int = LIMIT,
     ) -> None:
         self.name = name
         self.open: dict[str, ClaimedDelivery] = {}
@@ -67,7 +68,7 @@ class Worker:
         self._every: list[RedisSource] = []
         self._changing = threading.Lock()
         self.desk = Desk(
-            address, names, POOL, name, keys, dict.fromkeys(endpoints, PRINT), LIMIT, LIMIT, monotonic,
+            address, names, POOL, name, keys, dict.fromkeys(endpoints, PRINT), max_body, LIMIT, monotonic,
             opened=self.open.__setitem__, closed=self._closed, holds=self.deadlines.__setitem__,
             begins=self._begins, counted=self._count, idle=lambda: None, busy=threading.Event(),
             seat=seat, read_ahead=read_ahead,
@@ -151,7 +152,7 @@ class Host:
         self._orders = orders(keys)
         self.link = Link(address, monotonic, self)
         self.reaper = Reaper(
-            names, POOL, name, parcels(keys, LIMIT), returns(keys, LIMIT), max_deliveries=3,
+            names, POOL, name, parcels(keys, LARGEST), returns(keys, LIMIT), max_deliveries=3,
             broker_now=lambda: self.link.broker_time(monotonic()),
         )  # fmt: skip
         self._life: asyncio.Task[None] | None = None
@@ -212,8 +213,9 @@ class Cluster:
     """One web process, one host, and its workers. Opened and closed on the event loop of the web process."""
 
     def __init__(
-        self, url: str, *, keys: Sequence[str] = (), bound: int = BOUND, namespace: str = "", epoch: str | None = None
-    ) -> None:
+        self, url: str, *, keys: Sequence[str] = (), bound: int = BOUND, namespace: str = "", epoch: str | None = None,
+        pools: Mapping[str, str] | None = None, max_body: int = LIMIT,
+    ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()
         self.names = Names(namespace or f"test-{uuid4().hex}")
         self.address = address_of(url)
@@ -221,8 +223,8 @@ class Cluster:
         self.epoch = uuid4().hex if epoch is None else epoch
         self.web = RedisTransport(
             self.loop, self.address, self.names, self.epoch,
-            {name: Target(POOL, PRINT, name == "again") for name in ENDPOINTS},
-            bound=bound, keys=keys, max_reply=LIMIT, max_body=LIMIT, max_deliveries=3, clock=monotonic,
+            {name: Target((pools or {}).get(name, POOL), PRINT, name == "again") for name in ENDPOINTS},
+            bound=bound, keys=keys, max_reply=LIMIT, max_body=max_body, max_deliveries=3, clock=monotonic,
         )  # fmt: skip
         self.host = Host(self.address, self.names, f"host-{uuid4().hex}", keys)
 
@@ -270,6 +272,10 @@ class Loop:
             while not set(rids) <= {report.rid for report in self.reports if isinstance(report, kind)}:
                 self._came.clear()
                 await self._came.wait()
+
+    def ended(self) -> list[str]:
+        """Of which an outcome was told, in order."""
+        return [report.rid for report in self.reports if isinstance(report, Outcome)]
 
     def put(self, number: int, endpoint: str = "read", **fields: object) -> list[str]:
         sent = [envelope(reply_to=self.cluster.epoch, endpoint=endpoint, **fields) for _ in range(number)]

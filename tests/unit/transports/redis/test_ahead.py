@@ -7,10 +7,10 @@ from time import monotonic
 
 import pytest
 
-from offloop.messages import Outcome, Requeued, Withdrawn
+from offloop.messages import Freed, Outcome, Requeued, Withdrawn
 from offloop.transports.redis.desk import READ_AHEAD
-from offloop.transports.redis.worker import BEHIND, relieve
-from tests.support.broker import Broker
+from offloop.transports.redis.worker import BEHIND, Ended, relieve
+from tests.support.broker import Broker, broker
 from tests.unit.transports.redis.rig import DEADLINE, Cluster, Loop
 
 SLOW = 0.5
@@ -208,3 +208,66 @@ async def test_a_connection_that_breaks_loses_nothing_and_doubles_nothing(loop: 
     await loop.until(*rids)
     assert ran == rids[1:]
     assert loop.given() == 0
+
+
+async def test_a_reply_after_which_its_loop_goes_on_is_told_at_once_and_before_all_else(loop: Loop) -> None:
+    [rid] = loop.put(1)
+    delivery = await loop.get()
+    await asyncio.to_thread(loop.begin, delivery)
+    await asyncio.to_thread(loop.source.send, Outcome(rid, last=False))
+    assert not loop.source._ended  # the broker has said that it has it
+    await loop.until(rid)
+    assert loop.given() == 1
+    await asyncio.to_thread(loop.source.send, Freed(rid, 1, loop.worker.name))
+    await asyncio.to_thread(loop.source.get, 0.01)
+    assert loop.given() == 0
+    assert loop.ended() == [rid]
+
+
+async def test_a_reply_that_was_lost_with_a_connection_is_told_again_though_its_loop_goes_on(loop: Loop) -> None:
+    [rid] = loop.put(1)
+    await asyncio.to_thread(loop.begin, await loop.get())
+    assert loop.source._line is not None
+    loop.source._line.close()
+    await asyncio.to_thread(loop.source.send, Outcome(rid, last=False))
+    assert loop.ended() == []
+    assert loop.worker.desk.busy.is_set()  # who looks after loops is to tell it
+    await asyncio.to_thread(loop.source.relieve, monotonic() + BEHIND)
+    await loop.until(rid)
+    assert loop.given() == 1
+
+
+async def test_a_reply_that_a_full_broker_does_not_take_is_told_when_there_is_room_and_not_asked_for_all_the_time() -> (
+    None
+):
+    with broker("--maxmemory-policy", "noeviction") as full:
+        cluster = Cluster(full.url)
+        await cluster.start()
+        loop = Loop(cluster, full)
+        [rid] = loop.put(1)
+        await asyncio.to_thread(loop.begin, await loop.get())
+        full.cli("CONFIG", "SET", "maxmemory", "1")
+        await asyncio.to_thread(loop.source.send, Outcome(rid, last=False))
+        now = monotonic()
+        assert await asyncio.to_thread(loop.source.relieve, now + BEHIND)
+        full.cli("CONFIG", "SET", "maxmemory", "0")
+        assert loop.source.relieve(now + BEHIND)  # it has just said no
+        assert loop.ended() == []
+        assert not await asyncio.to_thread(loop.source.relieve, now + 60)
+        await loop.until(rid)
+        await cluster.stop()
+
+
+async def test_what_nobody_waits_for_any_more_is_not_told_again_and_again(loop: Loop) -> None:
+    [rid] = loop.put(1, deadline=monotonic() + 60)
+    delivery = await loop.get()
+    await asyncio.to_thread(loop.begin, delivery)
+    [kept] = [loop.source._tell(delivery.inbox, Outcome(rid))]
+    loop.source._ended += [Ended(None, kept, monotonic() - 1), Ended(None, kept, monotonic() + 60)]
+    assert loop.source._line is not None
+    loop.source._line.close()
+    assert not await asyncio.to_thread(loop.source._tell_ended)
+    assert [one.told for one in loop.source._ended] == [None, kept]
+    assert await asyncio.to_thread(loop.source._tell_ended)
+    await loop.until(rid)
+    assert loop.ended() == [rid]

@@ -14,6 +14,7 @@ from offloop.transports.redis.link import BELIEVED, Link
 from offloop.transports.redis.wire import BrokerError, Command, Reply, address_of
 from tests.support.broker import Broker, broker
 from tests.support.daemon import free_port
+from tests.support.proxy import proxy
 
 DEADLINE = 10.0
 
@@ -145,6 +146,51 @@ async def test_a_broker_that_hangs_is_given_up_within_a_second(own: Broker) -> N
     await until(lambda: linked.link.is_up)
     await linked.end()
     assert taken < 1.5  # a second, and what a busy machine takes
+
+
+async def test_what_comes_slowly_is_waited_for(redis: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "WAITS", 0.1)
+    with proxy(redis.port) as way:
+        linked = Linked(f"redis://127.0.0.1:{way.port}")
+        await until(lambda: linked.link.is_up)
+        large = bytes(2**21)
+        way.slow(len(large) / (2 * link.PATIENCE))
+        redis.cli("XADD", linked.user.stream, "*", "n", large)
+        await until(lambda: bool(linked.user.entries))
+        assert linked.user.entries == [large]
+        assert linked.user.told == ["up"]
+        await linked.end()
+
+
+async def test_much_that_has_come_is_read_by_and_by_over_a_new_connection(own: Broker) -> None:
+    linked = Linked(own.url)
+    user, together = linked.user, list[int]()
+    await until(lambda: linked.link.is_up)
+    own.cli("XADD", user.stream, "*", "n", 0)
+    await until(lambda: len(user.entries) == 1)
+    came = user.came
+    user.came = lambda entries: (together.append(len(entries)), came(entries))[1]  # type: ignore[method-assign]
+    own.cli("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
+    await until(lambda: user.told == ["up", "down", "up"])
+    own.cli("EVAL", "for n = 1, 20 do redis.call('XADD', KEYS[1], '*', 'n', n) end", 1, user.stream)
+    await until(lambda: len(user.entries) == 21)
+    assert [int(entry) for entry in user.entries] == list(range(21))
+    assert together == [1, 2, 4, 8, 5]
+    await linked.end()
+
+
+async def test_a_broker_that_was_made_a_replica_is_left_until_there_is_a_better_one(own: Broker) -> None:
+    linked = Linked(own.url)
+    user = linked.user
+    await until(lambda: linked.link.is_up)
+    own.cli("REPLICAOF", "127.0.0.1", free_port())
+    linked.link.ask(("XADD", user.stream, "*", "n", "lost"), lambda _: None)
+    await until(lambda: user.told == ["up", "down"])
+    with pytest.raises(BrokerError, match="READONLY"):
+        await Link(address_of(own.url), monotonic, User()).connect()
+    own.cli("REPLICAOF", "NO", "ONE")
+    await until(lambda: linked.link.is_up)
+    await linked.end()
 
 
 async def test_an_instant_is_the_same_at_the_broker_as_far_as_a_question_takes(redis: Broker) -> None:

@@ -1,16 +1,21 @@
 """What lay with a worker that is no more: ended once, or queued once more, whoever finds it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from time import monotonic
 
+import msgspec
 import pytest
 
 from offloop.messages import Begun, Outcome, Report, Requeued
 from offloop.testing.conformance.suite import envelope
-from offloop.transports.redis.names import POOL
+from offloop.transports.parcels import Parcel, parcels
+from offloop.transports.redis import reaping, staff
+from offloop.transports.redis.dead import DeadLetters
+from offloop.transports.redis.names import GROUP, POOL
+from offloop.transports.redis.staff import announcement
 from tests.support.broker import Broker
-from tests.unit.transports.redis.rig import Cluster, RedisDelivery, Worker
+from tests.unit.transports.redis.rig import LIMIT, MIB, PRINT, Cluster, RedisDelivery, Worker
 
 DEADLINE = 10.0
 
@@ -113,6 +118,18 @@ async def test_two_who_look_at_once_end_it_once(scene: Scene, redis: Broker) -> 
     await other.stop()
 
 
+async def test_whoever_takes_less_ends_what_is_larger_all_the_same(scene: Scene, redis: Broker) -> None:
+    """As a web process of an earlier version, during a deployment."""
+    other = Cluster(redis.url, namespace=scene.cluster.names.namespace, max_body=1000)
+    await other.start()
+    rid = (await scene.given(scene.one, payload=bytes(2 * MIB))).envelope.rid
+    scene.one.die()
+    scene.cluster.host.workers.pop(scene.one.name)
+    other.web._reapers[0].take_over(scene.one.consumers(), other.host.link.ask_together)
+    await scene.until(Outcome(rid, "worker-lost", started=True))
+    await other.stop()
+
+
 async def test_what_has_ended_by_itself_is_nobodys_loss(scene: Scene, redis: Broker) -> None:
     delivery = await scene.given(scene.one)
     scene.one.send(Outcome(delivery.envelope.rid, payload=b"1"))
@@ -134,6 +151,83 @@ async def test_a_beginning_that_was_told_is_known_though_the_evidence_is_gone(sc
     scene.one.send(Begun(rid, 1, scene.one.name, monotonic()))  # of an endpoint that nothing is known of: told at once
     scene.cluster.host.renews = False
     await scene.until(Outcome(rid, "worker-lost", started=True))
+
+
+async def test_loops_of_a_lost_host_and_its_announcement_are_forgotten(
+    scene: Scene, redis: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the supervisor nobody is left who would say that they leave."""
+    for module in (reaping, staff):
+        monkeypatch.setattr(module, "FORGOTTEN", 0.2)
+    stream, workers = scene.cluster.names.requests(POOL), scene.cluster.names.workers(POOL)
+    redis.cli("HSET", workers, scene.one.name, announcement(0.0, 1, 0))
+    await scene.given(scene.one)
+    scene.cluster.host.renews = False
+    consumers = "XINFO", "CONSUMERS", stream, GROUP
+    assert scene.one.name.encode() in redis.cli(*consumers)[0][1]
+    await asyncio.to_thread(redis.until, lambda found: all(each[1].startswith(b"reaper") for each in found), *consumers)
+    await asyncio.to_thread(redis.until, lambda found: not found, "HGETALL", workers)
+
+
+@pytest.fixture
+def letters(scene: Scene) -> Iterator[DeadLetters]:
+    letters = DeadLetters(scene.cluster.address, scene.cluster.names, POOL, ())
+    yield letters
+    letters.close()
+
+
+async def replayed(scene: Scene, letters: DeadLetters, timeout: float) -> None:
+    """A dead letter that is sent again."""
+    sent = Parcel(1.0, PRINT, True, envelope(b"of the letter", endpoint="again", attempt=3))
+    written = parcels((), LIMIT).write(scene.cluster.names.requests(POOL), sent)
+    await asyncio.to_thread(letters._ask, "XADD", scene.cluster.names.dead(POOL), "*", *written)
+    [letter] = await asyncio.to_thread(lambda: list(letters.all()))
+    assert await asyncio.to_thread(letters.replay, letter, timeout)
+    assert await asyncio.to_thread(lambda: list(letters.all())) == []
+
+
+async def one_again(letters: DeadLetters, redis: Broker, scene: Scene) -> None:
+    """It is there, and nowhere else."""
+    await asyncio.to_thread(redis.until, lambda length: length == 0, "XLEN", scene.cluster.names.requests(POOL))
+    [letter] = await asyncio.to_thread(lambda: list(letters.all()))
+    assert letter.parcel is not None
+    assert letter.parcel.envelope.payload == b"of the letter"
+
+
+async def test_a_dead_letter_that_no_worker_takes_in_time_is_one_again(
+    scene: Scene, letters: DeadLetters, redis: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await replayed(scene, letters, -1.0)
+    source = scene.one.source()
+    assert await asyncio.to_thread(source.get, DEADLINE) is None
+    await asyncio.to_thread(source._let_others)
+    await one_again(letters, redis, scene)
+    assert "it is one again" in caplog.text
+
+
+async def test_a_dead_letter_that_is_too_late_once_it_was_taken_is_one_again(
+    scene: Scene, letters: DeadLetters, redis: Broker
+) -> None:
+    await replayed(scene, letters, 60.0)
+    source = scene.one.source()
+    delivery = await asyncio.to_thread(source.get, DEADLINE)
+    assert delivery is not None
+    delivery.envelope = msgspec.structs.replace(delivery.envelope, deadline=0.0)
+    source.stop()
+    assert await asyncio.to_thread(source.get, DEADLINE) is None
+    await one_again(letters, redis, scene)
+
+
+async def test_a_dead_letter_that_was_taken_by_who_is_lost_and_is_too_late_is_one_again(
+    scene: Scene, letters: DeadLetters, redis: Broker
+) -> None:
+    await replayed(scene, letters, 60.0)
+    await scene.taken(scene.one)
+    reaper = scene.cluster.host.reaper
+    now = reaper._broker_now
+    reaper._broker_now = lambda: now() + 100
+    scene.lose(scene.one)
+    await one_again(letters, redis, scene)
 
 
 async def test_what_had_not_begun_goes_to_another_whatever_it_is(scene: Scene) -> None:

@@ -204,6 +204,36 @@ def test_a_look_takes_over_what_is_older_than_a_lease_and_nothing_that_is_not(qu
     assert queue.holder(old) == b"reaper"
 
 
+def test_a_look_finds_what_nobody_has_behind_however_many_that_are_held(queue: Queue) -> None:
+    queue.add(3000, 3000)
+    queue.take("alive", 2999)
+    (lost,) = queue.take("dead")
+    queue.age("dead", lost)
+    seconds, _ = queue(("TIME",))
+    found = queue(scripts.look(queue.stream, "reaper", 4.0, 1, int(seconds) + 5))
+    assert [entry[0] for entry in found] == [lost]
+
+
+def test_a_look_takes_no_more_than_it_may_and_the_next_one_the_rest(queue: Queue) -> None:
+    queue.add(9, 5)
+    ids = queue.take("dead", 5)
+    for id_ in ids:
+        queue.age("dead", id_)
+    seconds, _ = queue(("TIME",))
+    taken = [queue(scripts.look(queue.stream, "reaper", 4.0, 2, int(seconds) + 5)) for _ in range(3)]
+    assert [[entry[0] for entry in found] for found in taken] == [ids[:2], ids[2:4], ids[4:]]
+
+
+def test_what_was_deleted_under_a_lost_consumer_is_nothing_to_take_over(queue: Queue) -> None:
+    queue.add(9)
+    (id_,) = queue.take("dead")
+    queue.age("dead", id_)
+    queue(("XDEL", queue.stream, id_))
+    seconds, _ = queue(("TIME",))
+    assert queue(scripts.look(queue.stream, "reaper", 4.0, 2, int(seconds) + 5)) == []
+    assert queue.holder(id_) is None
+
+
 def test_a_look_that_comes_too_late_takes_nothing(queue: Queue) -> None:
     queue.add(9)
     (old,) = queue.take("one")
@@ -218,12 +248,25 @@ def test_without_a_stream_there_is_nothing_to_renew_to_look_for_or_to_dismiss(qu
     assert queue(scripts.renew(queue.stream, ["one"])) == [0]
     assert queue(scripts.look(queue.stream, "reaper", 1.0, 9, int(seconds) + 5)) == []
     assert queue(scripts.dismiss(queue.stream, ["one"])) is None
+    assert queue(scripts.sweep(queue.stream, 0.0)) is None
+
+
+def test_who_has_nothing_and_was_not_seen_for_long_is_swept_out(queue: Queue) -> None:
+    queue.add(9)
+    (id_,) = queue.take("busy")
+    queue(("XGROUP", "CREATECONSUMER", queue.stream, GROUP, "gone"))
+    queue(scripts.sweep(queue.stream, 60.0))
+    assert len(queue(("XINFO", "CONSUMERS", queue.stream, GROUP))) == 2  # a moment ago both were there
+    queue(scripts.sweep(queue.stream, -1.0))
+    found = queue(("XINFO", "CONSUMERS", queue.stream, GROUP))
+    assert [consumer[1] for consumer in found] == [b"busy"]
+    assert queue.holder(id_) == b"busy"
 
 
 def test_only_who_has_nothing_is_dismissed(queue: Queue) -> None:
     queue.add(9)
     (id_,) = queue.take("busy")
-    queue.take("idle")
+    queue(("XGROUP", "CREATECONSUMER", queue.stream, GROUP, "idle"))
     queue(scripts.dismiss(queue.stream, ["busy", "idle"]))
     found = queue(("XINFO", "CONSUMERS", queue.stream, GROUP))
     assert [consumer[1] for consumer in found] == [b"busy"]

@@ -1,7 +1,7 @@
 """Who has announced themselves, and until when that counts."""
 
-from offloop.transports.redis.names import ANNOUNCED, Names, consumer, worker_of
-from offloop.transports.redis.staff import SILENT, announcement, announcing, forgetting, present
+from offloop.transports.redis.names import ANNOUNCED, FORGOTTEN, Names, consumer, worker_of
+from offloop.transports.redis.staff import announcement, announcing, forgetting, present
 
 
 def test_who_has_said_so_is_there_for_as_long_as_it_counts() -> None:
@@ -18,6 +18,7 @@ def test_what_cannot_be_read_is_nobody() -> None:
 
 def test_an_answer_that_is_none_is_nobody() -> None:
     assert present(None, 0.0) == present(ValueError(), 0.0) == {}
+    assert forgetting(["a"], [ValueError()], 1e9) == []
 
 
 def test_a_loop_is_a_consumer_of_its_worker() -> None:
@@ -37,11 +38,11 @@ def test_every_name_begins_with_its_namespace() -> None:
 def test_a_hash_ends_by_itself_once_nobody_says_anything_in_it() -> None:
     hset, pexpire = announcing("key", ("one", b"said"))
     assert hset == ("HSET", "key", "one", b"said")
-    assert pexpire == ("PEXPIRE", "key", round((ANNOUNCED + SILENT) * 1000))
+    assert pexpire == ("PEXPIRE", "key", round((ANNOUNCED + FORGOTTEN) * 1000))
 
 
 def test_who_has_been_silent_for_long_is_taken_out_and_nobody_else() -> None:
     long_ago = [b"old", announcement(100.0, 1, 0), b"late", announcement(102.0, 1, 0), b"strange", b"\x00"]
-    now = 101.0 + ANNOUNCED + SILENT
+    now = 101.0 + ANNOUNCED + FORGOTTEN
     assert forgetting(["a", "b", "c"], [long_ago, [], None], now) == [("HDEL", "a", b"old")]
     assert forgetting(["a"], [long_ago], now + 2.0) == [("HDEL", "a", b"old", b"late")]

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from offloop.clock import monotonic
-from offloop.messages import Begun, Chunk, Linked, Outcome, Refused, Report, Staffed, Taken, Withdrawn
+from offloop.messages import Begun, Chunk, Linked, Outcome, Refused, Report, Requeued, Staffed, Taken, Withdrawn
 from offloop.testing.conformance.suite import envelope
 from offloop.transports.redis.names import POOL
 from offloop.transports.redis.staff import announcement
 from tests.support.broker import Broker, broker
-from tests.unit.transports.redis.rig import Cluster, RedisDelivery, Worker
+from tests.unit.transports.redis.rig import LIMIT, MIB, Cluster, RedisDelivery, Worker
 
 DEADLINE = 10.0
 
@@ -61,6 +61,70 @@ async def test_what_is_put_together_is_judged_together_and_in_order(cluster: Clu
     await told.has(Taken(first), Taken(second), Refused(third, "queue-full"))
     worker = cluster.worker(0)
     assert [(await taken(worker)).envelope.rid for _ in range(2)] == [first, second]
+
+
+@pytest.mark.parametrize("name", ["x" * (LIMIT + 2 * MIB), "r\udce9sum\udce9.pdf"], ids=["long", "no UTF-8"])
+async def test_what_cannot_be_written_is_refused_and_whatever_goes_out_with_it_is_not(
+    cluster: Cluster, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(cluster)
+    one, bad, two = (envelope(reply_to=cluster.epoch, filename=named) for named in ("a", name, "b"))
+    for each in (one, bad, two):
+        cluster.web.put(each, None)
+    assert told.reports == []  # whoever puts is not called from within
+    await told.has(Taken(one.rid), Refused(bad.rid, "payload-too-large"), Taken(two.rid))
+    assert "cannot be sent" in caplog.text
+    worker = cluster.worker(0)
+    assert [(await taken(worker)).envelope.rid for _ in range(2)] == [one.rid, two.rid]
+    assert set(cluster.web._sent) == {one.rid, two.rid}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome("r1", "too-long", bytes(LIMIT + 1), status=422),
+        Outcome("r1", payload=b"1", filename="r\udce9sum\udce9.pdf"),
+        Outcome("r1", payload=b"1", media_type="x" * (LIMIT + 2 * MIB)),
+    ],
+    ids=["too large", "no UTF-8", "labels without measure"],
+)
+async def test_an_outcome_that_cannot_be_sent_becomes_one_that_says_so(cluster: Cluster, outcome: Outcome) -> None:
+    told, worker = Told(cluster), cluster.worker(0)
+    cluster.web.put(envelope(rid="r1", reply_to=cluster.epoch), None)
+    assert (await taken(worker)).begin()
+    await asyncio.to_thread(worker.send, outcome)
+    await told.has(Outcome("r1", "node-failed"))
+
+
+async def test_a_traceback_may_hold_anything(cluster: Cluster) -> None:
+    told, worker = Told(cluster), cluster.worker(0)
+    cluster.web.put(envelope(rid="r1", reply_to=cluster.epoch), None)
+    assert (await taken(worker)).begin()
+    await asyncio.to_thread(worker.send, Outcome("r1", "node-failed", debug="no file \udcff"))
+    await told.has(Outcome("r1", "node-failed", debug="no file ?"))
+
+
+async def test_what_is_too_large_for_one_version_goes_to_another(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, sent = Told(cluster), envelope(bytes(2 * MIB), reply_to=cluster.epoch)
+    old, new = cluster.worker(0, endpoints=(), max_body=1000), cluster.worker(1)
+    cluster.web.put(sent, None)
+    assert await asyncio.to_thread(old.source().get, DEADLINE) is None
+    await told.has(Requeued(sent.rid, 1))
+    assert (await taken(new)).envelope.rid == sent.rid
+    assert not caplog.records
+
+
+async def test_what_is_too_large_for_its_own_version_is_refused(
+    cluster: Cluster, redis: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.web.put(envelope(bytes(2 * MIB), reply_to=cluster.epoch), None)
+    source = cluster.worker(0, max_body=1000).source()
+    assert await asyncio.to_thread(source.get, DEADLINE) is None
+    await asyncio.to_thread(source._let_others)
+    assert redis.cli("XLEN", cluster.names.requests(POOL)) == 0
+    assert "it is larger than" in caplog.text
 
 
 async def test_two_web_processes_share_the_bound_and_each_gets_its_own_replies(cluster: Cluster, redis: Broker) -> None:
@@ -128,7 +192,18 @@ async def test_a_start_that_waits_for_workers_goes_on_when_one_is_seen_or_time_i
     redis.cli("HSET", cluster.names.workers(POOL), "host/one", announcement(now + 5, 2, 1))
     async with asyncio.timeout(DEADLINE / 2):
         await waits
-    assert Staffed({"host/one": (2, 1)}) in told.reports
+    assert Staffed({"host/one": (2, 1)}, frozenset({POOL})) in told.reports
+
+
+async def test_of_every_pool_it_is_known_whether_somebody_is_there(redis: Broker) -> None:
+    cluster = Cluster(redis.url, pools={"read": "gpu"})
+    await cluster.start()
+    told, now = Told(cluster), int(redis.cli("TIME")[0])
+    redis.cli("HSET", cluster.names.workers(POOL), "host/one", announcement(now + 60, 2, 1))
+    await told.has(Staffed({"host/one": (2, 1)}, frozenset({POOL})))
+    redis.cli("HSET", cluster.names.workers("gpu"), "host/two", announcement(now + 60, 1, 0))
+    await told.has(Staffed({"host/one": (2, 1), "host/two": (1, 0)}, frozenset({POOL, "gpu"})))
+    await cluster.stop()
 
 
 async def test_who_was_killed_long_ago_is_taken_out_of_the_list(cluster: Cluster, redis: Broker) -> None:

@@ -16,6 +16,7 @@ from offloop.transports.redis import wire
 from offloop.transports.redis.scripts import hash_of
 from offloop.transports.redis.wire import (
     LARGE,
+    SLOWEST,
     UNHEARD,
     Address,
     BrokerError,
@@ -31,6 +32,7 @@ from offloop.transports.redis.wire import (
 )
 from tests.support.broker import Broker, broker
 from tests.support.daemon import free_port
+from tests.support.proxy import proxy
 
 DEADLINE = 10.0
 
@@ -52,6 +54,14 @@ def answering(*said: bytes) -> Iterator[Address]:
         thread.start()
         yield address_of(f"redis://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(DEADLINE)
+
+
+@pytest.fixture
+def replica() -> Iterator[Broker]:
+    """Of nobody who is there."""
+    with broker() as server:
+        server.cli("REPLICAOF", "127.0.0.1", free_port())
+        yield server
 
 
 # ---- addresses
@@ -182,6 +192,39 @@ def test_a_broker_that_hangs_is_not_waited_for_longer_than_patience() -> None:
         server.resume()
 
 
+def test_what_a_way_takes_in_many_parts_is_sent_whole(line: Line) -> None:
+    """`sendall` would have one limit of time for all of it."""
+
+    class Narrow:
+        def __init__(self, wide: socket.socket) -> None:
+            self.sends = 0
+            self._wide = wide
+
+        def send(self, data: bytes) -> int:
+            self.sends += 1
+            return self._wide.send(data[:1000])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._wide, name)
+
+    narrow = Narrow(line._socket)
+    line._socket = narrow  # type: ignore[assignment]
+    value = bytes(range(256)) * 20
+    assert line.exchange([("SET", "in parts", value), ("GET", "in parts")])[1] == value
+    assert narrow.sends > 5
+
+
+def test_a_large_command_is_waited_for_as_long_as_a_slow_way_takes(redis: Broker) -> None:
+    with proxy(redis.port) as way, closing(Line(address_of(f"redis://127.0.0.1:{way.port}"), patience=0.2)) as line:
+        way.slow(4 * SLOWEST)  # which has taken all of it at once
+        assert line.exchange([("SET", "large", bytes(2 * SLOWEST))]) == [b"OK"]
+
+
+def test_a_broker_that_was_made_a_replica_is_none(replica: Broker) -> None:
+    with closing(Line(address_of(replica.url))) as line, pytest.raises(BrokerError, match="READONLY"):
+        line.exchange([("PING",), ("SET", "a", 1)])
+
+
 def test_what_is_no_redis_is_told_as_such() -> None:
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address, pytest.raises(BrokerError):
         Line(address)
@@ -271,6 +314,73 @@ async def test_the_oldest_question_says_whether_an_answer_is_overdue(redis: Brok
     channel.ask(("PING",), lambda _: None)
     assert not channel.overdue(105.9, 1.0)
     assert channel.overdue(106.1, 1.0)
+    await ended(channel)
+
+
+async def test_a_large_question_may_take_longer(redis: Broker) -> None:
+    channel = await open_channel(address_of(redis.url), lambda: 100.0)
+    channel.ask(("SET", "large", bytes(3 * SLOWEST)), lambda _: None)
+    assert not channel.overdue(103.9, 1.0)
+    assert channel.overdue(104.1, 1.0)
+    await ended(channel)
+
+
+async def test_an_answer_that_is_still_coming_is_not_overdue() -> None:
+    now, more = 100.0, asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(2**16)
+        writer.write(b"+OK\r\n")
+        await reader.read(2**16)
+        writer.write(b"$4\r\nsl")
+        await more.wait()
+        writer.write(b"ow\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    channel = await open_channel(address_of(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), lambda: now)
+    asking = asyncio.ensure_future(ask_all(channel, [("GET", "a")]))
+    await asyncio.sleep(0)
+    assert channel.overdue(101.1, 1.0)
+    now = 105.0
+    async with asyncio.timeout(DEADLINE):
+        while channel.overdue(105.9, 1.0):  # noqa: ASYNC110  (nothing tells that a part has come)
+            await asyncio.sleep(0.005)
+    assert channel.overdue(106.1, 1.0)
+    more.set()
+    assert await asking == [b"slow"]
+    await ended(channel)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_what_leaves_by_and_by_is_a_sign_of_life() -> None:
+    class Narrow:
+        unsent = 30
+
+        def write(self, data: bytes) -> None: ...
+        def get_write_buffer_size(self) -> int:
+            return self.unsent
+
+    now, narrow = 100.0, Narrow()
+    channel = Channel(lambda: now)
+    channel._transport = narrow  # type: ignore[assignment]
+    channel.ask(("PING",), lambda _: None)
+    assert not channel.overdue(100.9, 1.0)
+    narrow.unsent = 20
+    assert not channel.overdue(101.8, 1.0)
+    assert not channel.overdue(102.7, 1.0)
+    assert channel.overdue(102.9, 1.0)
+
+
+async def test_a_channel_to_what_was_made_a_replica_is_given_up(replica: Broker) -> None:
+    channel, lost = await opened(replica), asyncio.Event()
+    channel.lost = lost.set
+    channel.ask(("SET", "a", 1), lambda _: None)
+    async with asyncio.timeout(DEADLINE):
+        await lost.wait()
+    assert "READONLY" in str(channel.fault)
     await ended(channel)
 
 
