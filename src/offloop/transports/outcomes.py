@@ -4,6 +4,7 @@ Owns what is sent in their place. Errors have no bound of their own, and a trace
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,12 +21,12 @@ DEBUG_LIMIT = 2**16
 T = TypeVar("T")
 
 
-def written(outcome: Outcome, write: Callable[[Outcome], T], largest: int) -> T:
+def written(outcome: Outcome, write: Callable[[Outcome], T], largest: int = sys.maxsize) -> T:
     """What `write` makes of it, or of the outcome that says that this one could not be sent.
 
     Args:
         write: raises ValueError for what cannot be written.
-        largest: bytes of a payload.
+        largest: bytes of a payload, where `write` does not look.
     """
     if outcome.debug is not None:
         outcome = msgspec.structs.replace(outcome, debug=legible(outcome.debug))

@@ -152,10 +152,24 @@ class Seal(Generic[T]):
         Raises:
             NotOurs: it is too large, is not signed as it must be, or cannot be read.
         """
+        message, too_large = self.read_any(stream, fields, self._largest)
+        if too_large is not None:
+            raise too_large
+        return message
+
+    def read_any(self, stream: str, fields: Sequence[Any], largest: int = LARGEST) -> tuple[T, TooLarge | None]:
+        """The same, and whether that is too large to be taken: it may be for another, whose version takes more.
+
+        Raises:
+            NotOurs: as `read`; it has more than `largest` bytes.
+        """
         found = dict(zip(fields[::2], fields[1::2], strict=False))
         body = found.get(BODY, b"")
+        too_large = None
         if len(body) > self._largest:
-            raise TooLarge(f"it is larger than the {self._largest} bytes that are taken")
+            too_large = TooLarge(f"it is larger than the {self._largest} bytes that are taken")
+            if len(body) > largest:
+                raise too_large
         if self._keys:
             given = found.get(SIGNATURE)
             if given is None:
@@ -166,7 +180,7 @@ class Seal(Generic[T]):
             read: T = self._decode(body)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise NotOurs("it cannot be read") from None
-        return read
+        return read, too_large
 
     def _sign(self, key: bytes, stream: str, body: bytes) -> bytes:
         signature = hmac.new(key, self._before(stream), "sha256")

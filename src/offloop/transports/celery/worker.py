@@ -18,6 +18,7 @@ from offloop.transports.celery.ends import Fields, TooLarge, WorkerEnd
 from offloop.transports.celery.letters import id_of
 from offloop.transports.celery.recent import Recent
 from offloop.transports.delivery import ClaimedDelivery
+from offloop.transports.outcomes import written
 from offloop.transports.parcels import Cancel, NotOurs, Order, Parcel, Refusals, Seal
 
 log = logging.getLogger("offloop")
@@ -85,7 +86,7 @@ class Desk:
         try:
             if queue not in self._queues:  # where it lay is what the message says
                 raise NotOurs("it was sent to a queue that is none of ours")
-            parcel = self._seal.read(queue, fields)
+            parcel, too_large = self._seal.read_any(queue, fields)
         except NotOurs as fault:
             self._refusals.add(fault)
             return None
@@ -98,6 +99,9 @@ class Desk:
         if self._fingerprints.get(envelope.endpoint) != parcel.fingerprint:
             # Another has it, or will have once a deployment is through.
             self._end.tell(envelope.rid, Requeued(envelope.rid, envelope.attempt), heard=True)
+            return None
+        if too_large is not None:
+            self._refusals.add(too_large)
             return None
         deadline = self._end.local_time(parcel.expires)
         if self._clock() >= deadline:
@@ -164,14 +168,14 @@ class Desk:
             outcome = _lost(outcome)
         at = self._end.broker_time
         told = msgspec.structs.replace(outcome, begun_at=at(outcome.begun_at), ended_at=at(outcome.ended_at))
+        written(told, self._tell)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Raises ValueError where neither the web process nor the broker takes it."""
         try:
-            self._end.tell(outcome.rid, told, heard=True)
+            self._end.tell(outcome.rid, outcome, heard=True)
         except TooLarge as fault:
-            log.error("a reply of %d bytes is larger than the broker takes: %s", len(told.payload), fault)
-            failed = msgspec.structs.replace(
-                told, reason=NodeFailed.reason, payload=b"", status=0, media_type=None, filename=None
-            )
-            self._end.tell(outcome.rid, failed, heard=True)
+            raise ValueError(f"the broker takes nothing so large: {fault}") from fault
 
     # ---- what it is told
 

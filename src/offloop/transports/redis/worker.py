@@ -21,7 +21,7 @@ from offloop.core.durations import AHEAD, ANY, Durations
 from offloop.messages import Begun, Chunk, Freed, Outcome, Progressed, Report, Requeued, Withdrawn
 from offloop.transports.backoff import Backoff
 from offloop.transports.outcomes import written
-from offloop.transports.parcels import LARGEST, NotOurs, Parcel, Refusals, Returned, TooLarge, parcels, returns
+from offloop.transports.parcels import NotOurs, Refusals, Returned, parcels, returns
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
@@ -74,7 +74,6 @@ class RedisSource:
         self._consumer = consumer(desk.name, number)
         self._stream = desk.names.requests(desk.pool)
         self._parcels = parcels(desk.keys, desk.max_body)
-        self._any_size = parcels(desk.keys, LARGEST)
         self._returns = returns(desk.keys, desk.max_reply)
         self._refusals = Refusals("a request", desk.clock)
         self._clock = desk.clock
@@ -228,7 +227,7 @@ class RedisSource:
             self._end(id_)
             return None
         try:
-            parcel, too_large = self._open(fields)
+            parcel, too_large = self._parcels.read_any(self._stream, fields)
         except NotOurs as fault:
             self._disbelieve(id_, fault)
             return None
@@ -267,21 +266,6 @@ class RedisSource:
             return
         log.warning("no worker has taken a dead letter in time (%s): it is one again", envelope.endpoint)
         self._end(delivery.id, dead_letter(self.desk.names, self.desk.pool, delivery.fields), math.inf)
-
-    def _open(self, fields: Sequence[Reply]) -> tuple[Parcel, TooLarge | None]:
-        """What it is, and whether it is larger than anything that this worker takes: then it may be for another, whose
-        version takes more.
-
-        Raises:
-            NotOurs: it is not to be believed.
-        """
-        try:
-            return self._parcels.read(self._stream, fields), None
-        except TooLarge as fault:
-            try:
-                return self._any_size.read(self._stream, fields), fault
-            except NotOurs:
-                raise fault from None
 
     def _begins(self, delivery: RedisDelivery) -> bool:
         """Whether it is still ours, and somebody waits. From then on it counts as begun, whatever becomes of us."""

@@ -12,13 +12,13 @@ import pytest
 from celery import Celery
 
 from offloop.errors import SettingsError
-from offloop.messages import Begun, Chunk, Envelope, Outcome, Taken, Withdrawn
+from offloop.messages import Begun, Chunk, Envelope, Outcome, Requeued, Taken, Withdrawn
 from offloop.transports.celery.broker import broker_at
 from offloop.transports.celery.ends import TooLarge
 from offloop.transports.celery.letters import UNTIL, Letters
 from offloop.transports.celery.redis import RedisBroker, RedisWorkerEnd, message_of
 from offloop.transports.celery.worker import CeleryDelivery, Desk
-from offloop.transports.parcels import Cancel, Grant, Parcel, orders, parcels, returns
+from offloop.transports.parcels import OVERHEAD, Cancel, Grant, Parcel, orders, parcels, returns
 from offloop.transports.redis.staff import announcement
 from offloop.transports.redis.wire import Line, address_of
 from tests.support.broker import Broker, broker
@@ -210,6 +210,20 @@ def test_a_copy_of_what_runs_is_not_opened_and_does_not_keep_orders_from_it(
     assert seen == [True]
 
 
+@pytest.mark.parametrize(("version", "told"), [("later", [Requeued(RID, 1)]), ("print", [])])
+def test_what_is_too_large_here_is_handed_on_if_it_is_for_another_version(
+    side: WorkerSide, end: RedisWorkerEnd, version: str, told: list[Any]
+) -> None:
+    queue = "ns"
+    desk = Desk("worker-0", {"read": "print"}, {queue}, parcels((), 10), end, monotonic)
+    envelope = Envelope(rid=RID, endpoint="read", payload=b"x" * (OVERHEAD + 11), deadline=0.0)
+    parcel = Parcel(end.broker_time(monotonic()) + 10.0, version, False, envelope)
+    written = parcels((), LIMIT).write(queue, parcel)
+    fields = [each if isinstance(each, bytes) else each.encode() for each in written]
+    assert desk.open(fields, queue, redelivered=False) is None
+    assert side.came() == told
+
+
 def test_a_connection_that_broke_before_a_stream_began_is_nothing_to_it(side: WorkerSide, end: RedisWorkerEnd) -> None:
     seal, queue = parcels((), LIMIT), "ns"
     desk = Desk("worker-0", {"read": "print"}, {queue}, seal, end, monotonic)
@@ -246,7 +260,14 @@ def test_a_reply_that_the_broker_takes_not_is_told_as_a_failure(
     desk = Desk("worker-0", {"read": "print"}, {"ns"}, parcels((), LIMIT), end, monotonic)
     desk.send(Outcome(RID, payload=b"a long reply", media_type="text/plain"))
     assert side.came() == [Outcome(RID, "node-failed")]
-    assert "a reply of 12 bytes is larger than the broker takes: so much and no more" in caplog.text
+    assert "an outcome (ok) cannot be sent: the broker takes nothing so large: so much and no more" in caplog.text
+
+
+def test_an_outcome_that_nobody_could_read_is_told_as_a_failure(side: WorkerSide, end: RedisWorkerEnd) -> None:
+    desk = Desk("worker-0", {"read": "print"}, {"ns"}, parcels((), LIMIT), end, monotonic)
+    desk.send(Outcome(RID, "encrypted", b"x" * (LIMIT + OVERHEAD), status=422))
+    desk.send(Outcome(RID, "node-failed", debug="a name of no letters: \udcff"))
+    assert side.came() == [Outcome(RID, "node-failed"), Outcome(RID, "node-failed", debug="a name of no letters: ?")]
 
 
 def test_scripts_that_were_forgotten_are_told_again(side: WorkerSide, end: RedisWorkerEnd) -> None:
