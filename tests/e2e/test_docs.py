@@ -100,7 +100,10 @@ def test_with_a_short_queue_they_are_answered_as_shown(program: Path) -> None:
         met = counted(run(crowd, server))
     assert met.keys() == told.keys() == {200, 503}
     assert met.total() == told.total() == 20
-    assert met[200] >= told[200] == 6
+    assert told[200] == 6
+    # The two that may wait are certain. How many more there are depends on how soon loops begin: what was handed to one
+    # that is still waking up waits as well.
+    assert met[200] >= int(FEW["OFFLOOP_QUEUE_LIMIT"])
 
 
 def refused(server: Server, callers: int = 20) -> Answer:
