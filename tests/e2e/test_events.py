@@ -342,6 +342,16 @@ def test_a_caller_that_never_reads_is_cut_off_and_holds_up_no_stop(mode: Mode, g
         assert "without completing response" not in server.log
 
 
+def test_a_caller_that_never_reads_the_last_event_is_cut_off_too(mode: Mode) -> None:
+    with serving(APP, env=SHORT | {"TEST_PATIENCE": "0.3"} | mode.env(2)) as server:
+        before = descriptors(server)
+        with unread(server, "POST /piles", "", 40) as wire:
+            wire.socket.recv(1, socket.MSG_PEEK)  # it has begun
+            wait_descriptors(server, before)
+            server.signal(signal.SIGTERM)
+            server.wait()
+
+
 def made(gate: Gate, name: str) -> int:
     """How many rows its node had made when it was closed."""
     [count] = [told.removeprefix(f"{name} made ") for told in gate.notes if told.startswith(f"{name} made ")]

@@ -74,7 +74,9 @@ class Answer:
             error = error_of(outcome, waiter.policy, waiter.request_id, retry_after=retry_after)
             data = b"".join(_lines(b"problem", problems.answer(error, self._label)[2]))
         try:
-            await self._send({"type": "http.response.body", "body": data}, len(data))
+            await self._write(data)
+            # Apart: a server waits for the peer before it takes more, and not for what it has taken.
+            await self._send({"type": "http.response.body", "body": b""}, 0)
         except TimeoutError:
             await cut(self._to)
 

@@ -127,6 +127,12 @@ def slice_up(blob: Blob) -> Iterator[Row | Blob]:
     yield Blob(blob.data, blob.media_type, blob.filename)
 
 
+@node
+def pile(order: Order) -> Iterator[Row | Blob]:
+    """All at once, at the end."""
+    yield Blob(BIG.encode() * order.count, "text/plain")
+
+
 tabulate = Endpoint("tabulate", Order, Table, stream=Row, to=rows, problems=(Torn,), http="POST /tables")
 query = Endpoint("query", Order, Table, stream=Row, to=rows, http="GET /tables")
 narrow = Endpoint("narrow", Order, Table, stream=Row, to=rows, max_in_flight=1, http="POST /narrow")
@@ -138,6 +144,7 @@ flooded = Endpoint("flooded", Order, Table, stream=Row, to=flood, timeout=30, ht
 steadfast = Endpoint(
     "steadfast", Order, Table, stream=Row, to=flood, timeout=30, on_disconnect="finish", http="POST /steadfast"
 )
+piled = Endpoint("piled", Order, Blob, stream=Row, to=pile, http="POST /piles")
 erased = Endpoint("erased", Order, None, stream=Row, to=erase, http="POST /erased")
 sorted_ = Endpoint("sorted", Order, Table, stream=Row | Note, to=sort, http="POST /sorted")
 pieces = Endpoint(

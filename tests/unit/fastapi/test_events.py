@@ -111,7 +111,7 @@ async def test_the_answer_is_a_200_of_one_event_after_the_other_and_complete_wit
         b"x-request-id": b"mine",
     }
     assert b"".join(message["body"] for message in caller.sent[1:]) == b"".join((*ROWS, REPLY))
-    assert caller.sent[-1]["body"] == REPLY
+    assert [message["body"] for message in caller.sent[-2:]] == [REPLY, b""]
     assert caller.complete
 
 

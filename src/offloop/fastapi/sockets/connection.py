@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from offloop import errors
 from offloop.core.lifecycle import ADMITS
-from offloop.core.waiters import Waiter
+from offloop.core.waiters import Phase, Waiter
 from offloop.fastapi.cutting import cut, cut_unless_read
 from offloop.fastapi.patience import Reader, patiently
 from offloop.fastapi.sockets import frames
@@ -262,9 +262,12 @@ class Connection:
     def _cancel(self, id: str) -> None:  # noqa: A002
         """An id that is unknown has ended meanwhile: its answer is on its way."""
         request = self._live.get(id)
-        if request is not None:
-            request.withdrawn = True
+        if request is not None and request.waiter.phase is not Phase.ENDED:
             self._gateway.withdraw(request.waiter)
+            # Its end may have been here, unseen: then all that came before it is the peer's, too.
+            told = request.stream.promise
+            end = told.result() if told.done() else None
+            request.withdrawn = end is None or end.reason == errors.Cancelled.reason
 
     async def _misunderstood(self, fault: errors.InvalidPayload) -> None:
         self._malformed += 1
