@@ -694,6 +694,7 @@ class Gateway:
     def _cut(self, now: float) -> None:
         """The budget has ended: everyone left gets an outcome."""
         self._sink.settle()
+        self._sink.cut()
         for waiter in self.waiters:
             if waiter.phase < Phase.RECALLED:  # the others are ending already
                 self.cut += 1

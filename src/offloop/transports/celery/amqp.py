@@ -374,9 +374,10 @@ class AmqpWebEnd:
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
         """Known of those whose time has come, and of all once the gate is shut; not of what was sent to another inbox.
 
-        For what a drain has cut, it is shut. What may still begin is only asked for: workers are told not to.
+        For what a drain has cut, it is shut. What may still begin is only asked for, and workers are told not to: to
+        shut the gate for one request would be to send all others again.
         """
-        if not self._shut and any(claim.awaited and claim.left > 0 for claim in claims):
+        if not self._shut and any(claim.cut and claim.left > 0 for claim in claims):
             self._close_gate(partial(self.withdraw, claims, found))
             return
         early = [] if self._shut else [claim for claim in claims if claim.left > 0]

@@ -252,6 +252,31 @@ async def test_the_body_of_what_nobody_waits_for_is_not_kept(place: Place) -> No
     assert place.end.ordered == [Cancel(WORKER, "r1")]
 
 
+async def test_nor_is_that_of_what_is_given_up_once_nobody_can_tell(place: Place) -> None:
+    await place.put(payload=b"body")
+    place.web.subscribe(lambda reports: place.web.cancel("r1"))  # as whoever waited for the answer does
+    place.web.withdraw("r1")
+    await turn()
+    place.end.claims[-1][1]([None])
+    assert place.web._sent["r1"].envelope is None
+
+
+async def test_only_what_a_drain_takes_back_is_said_to_be_cut(place: Place) -> None:
+    for rid in ("wanted no more", "left", "drained"):
+        await place.put(rid)
+    place.web.withdraw("wanted no more")
+    await turn()
+    place.web.cut()
+    place.web.withdraw("left")
+    place.web.cancel("left")
+    place.web.withdraw("drained")
+    await turn()
+    claims = [claim for claims, _ in place.end.claims for claim in claims]
+    assert [(claim.rid, claim.cut) for claim in claims] == [
+        ("wanted no more", False), ("left", False), ("drained", True),
+    ]  # fmt: skip
+
+
 # ---- taken back
 
 
