@@ -154,10 +154,10 @@ class CeleryTransport(BrokeredTransport[SentTask]):
 
     def cancel(self, rid: str) -> None:
         sent = self._sent.get(rid)
-        if sent is not None and sent.writing:
-            del self._sent[rid]
-        else:
+        if sent is None or not sent.writing:
             super().cancel(rid)
+        elif not sent.asked:  # else that it will not begin is about to be told, by which its place is freed
+            del self._sent[rid]
 
     # ---- what is large
 

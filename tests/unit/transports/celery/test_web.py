@@ -241,6 +241,22 @@ async def test_what_is_large_and_lost_is_written_again_and_may_be_taken_back_mea
     assert Withdrawn("one", begun=False) in place.news()
 
 
+async def test_whose_caller_leaves_while_it_is_written_again_is_told_to_hold_no_place(place: Place) -> None:
+    place.web.put(sent("one", payload=LONG), None)
+    await until(lambda: len(place.end.letters) == 1)
+    place.came(Requeued("one", 1))
+    await until(lambda: place.web._sent["one"].writing)
+    place.news()
+    assert place.web.withdraw("one") is None
+    place.web.cancel("one")  # as for whoever does not wait for the answer
+    await turn()
+    assert place.news() == [Withdrawn("one", begun=False)]
+    assert place.web._sent == {}
+    place.web.put(sent("two", payload=LONG), None)
+    await until(lambda: len(place.end.letters) == 2)
+    assert place.end.letters[-1].rid == "two"
+
+
 async def test_the_body_of_what_nobody_waits_for_is_not_kept(place: Place) -> None:
     await place.put(payload=b"body")
     place.web.withdraw("r1")
