@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pamqp import commands
 
 from offloop.clock import Clock
+from offloop.errors import BackendUnavailable
 from offloop.ingress.ids import epoch_of
 from offloop.messages import Outcome, Withdrawn
 from offloop.transports.backoff import LONGEST, Backoff
@@ -506,12 +507,15 @@ class AmqpWorkerEnd:
         now = time.time()
         until = expires - min(ALLOWANCE, SHARE * max(0.0, expires - now))
         body = boxed(self._seal.write(self._place.inbox(epoch_of(rid)), begun))
+        unsure = False
         while (answer := self._ask_gate(parcel.gate, body, until)) is None:
-            pass
-        if not answer and time.time() >= until:
-            # It has said the opposite, which only an end takes back.
-            self.tell(rid, Outcome(rid, "expired-in-queue", attempt=attempt, started=False), heard=True)
-            return "late"
+            unsure = True
+        late = time.time() >= until
+        if (not answer and late) or (answer and unsure):
+            # It has said the opposite, or may have, which only an end takes back.
+            reason = "expired-in-queue" if late else BackendUnavailable.reason
+            self.tell(rid, Outcome(rid, reason, attempt=attempt, started=False), heard=True)
+            return answer or "late"
         return answer
 
     def _ask_gate(self, gate: str, body: bytes, until: float) -> str | None:

@@ -508,6 +508,31 @@ async def test_by_a_gate_that_was_shut_nothing_begins_and_by_the_next_it_does(we
     assert await in_thread(begin, worker, more, gate=web.end.gate) == ""
 
 
+async def test_what_was_said_to_begin_and_finds_its_gate_shut_when_it_asks_again_is_told_not_to_have(
+    web: Web, worker: AmqpWorkerEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has passed, and does not know: its confirmation is lost."""
+    [rid] = await web.sent()
+    passes, passed, is_shut = worker._pass_gate, threading.Event(), threading.Event()
+
+    def unheard(gate: str, body: bytes, until: float, line: Line) -> str:
+        answer = passes(gate, body, until, line)
+        if not passed.is_set():
+            passed.set()
+            assert is_shut.wait(DEADLINE)
+            raise BrokerError("the broker does not answer")
+        return answer
+
+    monkeypatch.setattr(worker, "_pass_gate", unheard)
+    begins = asyncio.create_task(in_thread(begin, worker, rid, 2 * DEADLINE))
+    assert await in_thread(passed.wait, DEADLINE)
+    await shut(web)  # because of another
+    is_shut.set()
+    assert await begins == "nobody waits"
+    await web.until(lambda: web.told_of(rid) == [Begun, Outcome])
+    assert web.reports[-1] == Outcome(rid, "backend-unavailable", attempt=1, started=False)
+
+
 async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, place: AmqpBroker, queue: str) -> None:
     """It goes by another channel, and would be there before it."""
     answers: list[str] = []
