@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -45,6 +46,7 @@ from offloop.transports.celery.letters import (
     CONTENT_TYPE,
     Letter,
     boxed,
+    id_of,
     queue_of,
     unboxed,
 )
@@ -373,15 +375,31 @@ class AmqpWebEnd:
             self._wire.publish(messages, [_passed_over] * len(messages))
 
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
-        """Known of those whose time has come, and of all once the gate is shut; not of what was sent to another inbox.
+        """Known of what was not sent yet, of those whose time has come, and of all once the gate is shut; not of what was
+        sent to another inbox.
 
         For what a drain has cut, it is shut. What may still begin is only asked for, and workers are told not to: to
         shut the gate for one request would be to send all others again.
         """
-        if not self._shut and any(claim.cut and claim.left > 0 for claim in claims):
-            self._close_gate(partial(self.withdraw, claims, found))
+        unsent = self._unsend({id_of(claim.rid, claim.attempt) for claim in claims})
+        self._ask_back(claims, unsent, found)
+
+    def _unsend(self, ids: set[str]) -> set[str]:
+        """What is large may wait for others, or for the next gate: a body that nobody wants any more is not kept for
+        that, nor sent. Returns whose it was."""
+        held = {id_of(letter.rid, letter.attempt) for letter, _ in self._held} & ids
+        if held:
+            self._held = [each for each in self._held if id_of(each[0].rid, each[0].attempt) not in held]
+        return held if self._wire is None else held | self._wire.unsend(ids)
+
+    def _ask_back(
+        self, claims: Sequence[Claim], unsent: AbstractSet[str], found: Callable[[list[str | None]], None]
+    ) -> None:
+        sent = [claim for claim in claims if id_of(claim.rid, claim.attempt) not in unsent]
+        if not self._shut and any(claim.cut and claim.left > 0 for claim in sent):
+            self._close_gate(partial(self._ask_back, claims, unsent, found))
             return
-        early = [] if self._shut else [claim for claim in claims if claim.left > 0]
+        early = [] if self._shut else [claim for claim in sent if claim.left > 0]
         notices = self._place.withdrawn
         self._send(
             [
@@ -389,7 +407,7 @@ class AmqpWebEnd:
                 for claim in early
             ]
         )
-        unknown = {claim.rid for claim in claims if claim in early or claim.rid not in self._sent}
+        unknown = {claim.rid for claim in sent if claim in early or claim.rid not in self._sent}
         self._probe(lambda: found([None if claim.rid in unknown else "" for claim in claims]))
 
     def _close_gate(self, done: Callable[[], None]) -> None:

@@ -547,6 +547,34 @@ async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, p
     assert (answers, done) == (["", ""], [True])
 
 
+@pytest.mark.parametrize("waits_for", ["others", "the next gate"])
+async def test_what_is_large_and_taken_back_while_it_waits_is_not_sent_and_surely_not_begun(
+    web: Web, queue: str, waits_for: str
+) -> None:
+    answers: list[str] = []
+    first, unwanted, wanted = [web.letter(size=MIB) for _ in range(3)]
+    if waits_for == "the next gate":
+        web.end.shut(lambda: None)
+    web.end.publish([first, unwanted, wanted], lambda letter, _: answers.append(letter.rid))
+    claims = [Claim(unwanted.rid, 1, 5.0, False), Claim(web.rid(), 1, 5.0, False)]
+    assert await web.withdrawn(*claims) == ["", None]
+    await web.until(lambda: len(answers) == 2 or web.end.look() or None)
+    await web.published([web.letter(size=MIB)])
+    assert answers == [first.rid, wanted.rid]
+    with administrator(web.place) as admin:
+        assert admin.queue_declare(queue, passive=True).message_count == 3
+
+
+async def test_what_a_drain_cuts_and_had_not_been_sent_is_known_beside_what_had(
+    web: Web, worker: AmqpWorkerEnd
+) -> None:
+    [lies] = await web.sent()
+    first, unsent = [web.letter(size=MIB) for _ in range(2)]
+    web.end.publish([first, unsent], lambda *_: None)
+    assert await web.withdrawn(*(Claim(rid, 1, 5.0, True) for rid in (unsent.rid, lies))) == ["", ""]
+    assert await in_thread(begin, worker, lies) == "nobody waits"
+
+
 async def test_whatever_begins_while_its_gate_is_shut_is_known_when_it_is(web: Web, place: AmqpBroker) -> None:
     """However the two fall together."""
     rids, begun = await web.sent(200), set[str]()
