@@ -24,7 +24,7 @@ from offloop.messages import (
 )
 from offloop.transports.brokered import FORGET
 from offloop.transports.celery.web import CeleryTransport, SentTask
-from offloop.transports.parcels import PART, Cancel, Grant, Returned
+from offloop.transports.parcels import OVERHEAD, PART, Cancel, Grant, Returned
 from tests.unit.transports.celery.rig import LIMIT, PRINT, HandEnd, Told, begun, parcel_of, said, sent, targets
 
 INBOX = "ns:inbox:abc"
@@ -188,6 +188,17 @@ async def test_while_it_is_written_the_event_loop_turns() -> None:
         shares.append(longest / at_once)
     assert min(shares) < 0.5, shares
     place.web.close()
+
+
+async def test_what_is_large_and_too_large_for_whoever_would_read_it_is_refused_and_others_are_not(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.web.put(sent("one", payload=LONG, filename="f" * (LIMIT + OVERHEAD)), None)
+    place.web.put(sent("two", payload=LONG), None)
+    await until(lambda: bool(place.end.letters))
+    assert [letter.rid for letter in place.end.letters] == ["two"]
+    assert place.news() == [Refused("one", "payload-too-large")]
+    assert "a request to read cannot be sent" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["withdrawn", "cancelled", "closed"])
