@@ -375,9 +375,9 @@ class AmqpWebEnd:
             self._wire.publish(messages, [_passed_over] * len(messages))
 
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
-        """Known of what was not sent yet, of those whose time has come, and of all once the gate is shut; not of what was
-        sent to another inbox.
+        """Known of those whose time has come, and of all once the gate is shut; not of what was sent to another inbox.
 
+        Known, too, of what is large and waits to be sent: it will not be.
         For what a drain has cut, it is shut. What may still begin is only asked for, and workers are told not to: to
         shut the gate for one request would be to send all others again.
         """
@@ -385,8 +385,10 @@ class AmqpWebEnd:
         self._ask_back(claims, unsent, found)
 
     def _unsend(self, ids: set[str]) -> set[str]:
-        """What is large may wait for others, or for the next gate: a body that nobody wants any more is not kept for
-        that, nor sent. Returns whose it was."""
+        """Drop what waits for other large ones, or for the next gate: nothing bounds bodies whose places are free.
+
+        Returns whose it was.
+        """
         held = {id_of(letter.rid, letter.attempt) for letter, _ in self._held} & ids
         if held:
             self._held = [each for each in self._held if id_of(each[0].rid, each[0].attempt) not in held]

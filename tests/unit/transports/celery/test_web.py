@@ -253,10 +253,10 @@ async def test_what_is_large_and_lost_is_written_again_and_may_be_taken_back_mea
 
 
 async def test_whose_caller_leaves_while_it_is_written_again_is_told_to_hold_no_place(place: Place) -> None:
-    place.web.put(sent("one", payload=LONG), None)
+    place.web.put(sent("one", endpoint="again", payload=LONG), None)
     await until(lambda: len(place.end.letters) == 1)
-    place.came(Requeued("one", 1))
-    await until(lambda: place.web._sent["one"].writing)
+    place.came(begun("one"), Outcome("one", "worker-lost"))
+    assert place.web._sent["one"].writing
     place.news()
     assert place.web.withdraw("one") is None
     place.web.cancel("one")  # as for whoever does not wait for the answer
