@@ -136,10 +136,23 @@ class TestCelery(OverCelery):
         left.result()
         eventually(lambda: delivery.cancelled, "the cancellation")
 
+    def test_whoever_wants_one_no_more_and_stays_keeps_no_other_from_beginning(self, web: WebSide, ends: Ends) -> None:
+        """A socket that cancels one of its requests: whether that had begun, nobody can say at once."""
+        put(web, ends, envelope(rid="r1"), envelope(rid="r2"))
+        gone, stays = take(ends), take(ends)
+        assert web.call(ends.sink.withdraw, "r1") is None
+        web.until(lambda reports: Withdrawn("r1", begun=None) in reports, "that nobody can know")
+        eventually(lambda: "r1" in self.workers[0].end._withdrawn, "the notice")
+        assert not gone.begin()
+        assert stays.begin()
+        put(web, ends, envelope(rid="r3"))
+        assert take(ends).begin()
+
     def test_what_a_drain_takes_back_is_known_and_nothing_begins_any_more(self, web: WebSide, ends: Ends) -> None:
         put(web, ends, *[envelope(rid=f"r{number}") for number in range(5)])
         held = [take(ends) for _ in range(4)]
         assert held[0].begin()
+        web.call(ends.sink.cut)
         answers = [web.begin(ends.sink.withdraw, f"r{number}") for number in range(5)]
         back = {f"r{number}" for number, answer in enumerate(answers) if self.told(web, f"r{number}", answer.result())}
         assert back == {"r1", "r2", "r3", "r4"}

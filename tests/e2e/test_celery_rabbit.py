@@ -23,6 +23,7 @@ import httpx
 import msgspec
 import pytest
 from celery import Celery
+from websockets.sync.client import connect
 
 from offloop.transports.celery.amqp import AmqpBroker
 from offloop.transports.celery.letters import BESIDE, packed, unpacked
@@ -234,6 +235,34 @@ def test_what_waits_for_a_caller_who_has_left_does_not_begin(site: Site, gate: G
         assert said(post(site.web, "/work", number=7002)) == OK  # it lay before these
     assert 7002 in numbers(site.record)
     assert 7001 not in numbers(site.record)
+
+
+def test_a_socket_that_wants_one_no_more_keeps_no_other_from_being_answered(
+    site: Site, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
+    running = held(site, gate, callers, "called off")
+
+    def say(id: str, **more: Any) -> None:
+        socket.send(json.dumps({"id": id, **more}))
+
+    def hear() -> Any:
+        return json.loads(socket.recv(10))
+
+    with connect(f"ws://127.0.0.1:{site.web.port}/called", close_timeout=1) as socket:
+        say("off", data={"number": 7020})
+        say("on", data={"number": 7021})
+        wait_until(lambda: depth(site.web) == 2, "two wait")
+        say("off", event="cancel")
+        ended = hear()
+        assert (ended["id"], ended["problem"]["reason"]) == ("off", "cancelled")
+        assert ended["problem"]["started"] is None, "it cannot be known so soon"
+        let_on(gate, "called off", running)
+        answered = hear()
+        assert (answered["id"], answered["event"]) == ("on", "reply")
+    for _ in range(4):
+        assert said(post(site.web, "/work")) == OK
+    wait_until(lambda: depth(site.web) == 0, "nothing holds a place")
+    assert 7021 in numbers(site.record)
 
 
 # ---- bounded, timed

@@ -194,6 +194,8 @@ class Plant:
         if goes_on is not None:
             self.world.after(self._soon(), goes_on)
 
+    def cut(self) -> None: ...
+
     def settle(self) -> None:
         self.wire.settle()
 

@@ -416,7 +416,16 @@ class Gateway:
         else:
             if not outcome.last:
                 self._abandon(waiter)
+            if waiter.tried is not False:
+                outcome = self._of_all_attempts(waiter, outcome)
             self._end(waiter, outcome, now)
+
+    def _of_all_attempts(self, waiter: Waiter, outcome: Outcome) -> Outcome:
+        """A worker knows of its own attempt alone."""
+        started = waiter.started(outcome.started)
+        expired = outcome.reason == "expired-in-queue" and started is not False
+        reason = "deadline-exceeded" if expired else outcome.reason
+        return msgspec.structs.replace(outcome, reason=reason, started=started)
 
     def _drop(self, outcome: Outcome, now: float) -> None:
         self._events.emit(
@@ -694,6 +703,7 @@ class Gateway:
     def _cut(self, now: float) -> None:
         """The budget has ended: everyone left gets an outcome."""
         self._sink.settle()
+        self._sink.cut()
         for waiter in self.waiters:
             if waiter.phase < Phase.RECALLED:  # the others are ending already
                 self.cut += 1

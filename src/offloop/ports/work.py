@@ -31,6 +31,9 @@ class WorkSink(Protocol):
     def grant(self, rid: str, room: int) -> None:
         """Its caller has taken `room` bytes of its stream messages: as many more may be sent. As `cancel` otherwise."""
 
+    def cut(self) -> None:
+        """A drain's time is up, and all that is left is withdrawn next: nothing of it is to begin any more."""
+
     def settle(self) -> None:
         """Report at once what the worker side has made visible and not reported yet (evidence without a wake-up)."""
 

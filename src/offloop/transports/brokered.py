@@ -234,6 +234,9 @@ class BrokeredTransport(ABC, Generic[S]):
         if sent is not None and sent.worker:  # who sends messages has said that it began
             self._order(Grant(sent.worker, rid, room))
 
+    def cut(self) -> None:
+        """Each withdrawal is answered as any."""
+
     def settle(self) -> None:
         """All that the worker side makes visible comes by itself."""
 

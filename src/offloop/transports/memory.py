@@ -65,6 +65,9 @@ class MemoryTransport:
         if delivery is not None:
             delivery.grant(room)
 
+    def cut(self) -> None:
+        """Each withdrawal is answered as any."""
+
     def settle(self) -> None:
         reports = self._reports
         if not reports or self._closed:

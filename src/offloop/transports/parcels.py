@@ -127,16 +127,14 @@ class Seal(Generic[T]):
         Raises:
             ValueError: it cannot be written, or would be too large for whoever reads it.
         """
-        body = _encode(what)
-        if len(body) > self._largest:
-            raise ValueError(f"it has {len(body)} bytes, of {self._largest} that are taken")
+        body = self._encoded(what)
         if not self._keys:
             return BODY, body
         return BODY, body, SIGNATURE, self._sign(self._keys[0], stream, body)
 
     def writing(self, stream: str, what: T) -> Generator[None, None, tuple[str | bytes, ...]]:
         """The same, with a pause after each part of a large one."""
-        body = _encode(what)
+        body = self._encoded(what)
         yield
         if not self._keys:
             return BODY, body
@@ -145,6 +143,12 @@ class Seal(Generic[T]):
             mac.update(part)
             yield
         return BODY, body, SIGNATURE, mac.digest()
+
+    def _encoded(self, what: T) -> bytes:
+        body = _encode(what)
+        if len(body) > self._largest:
+            raise ValueError(f"it has {len(body)} bytes, of {self._largest} that are taken")
+        return body
 
     def read(self, stream: str, fields: Sequence[Any]) -> T:
         """What an entry of that stream holds.

@@ -89,6 +89,12 @@ def use(order: Order, tool: FromDishka[Tool]) -> Where:
     return Where(pid=tool.pid)
 
 
+@endpoint(websocket="/called", timeout=20)
+def called(order: Order, job: Job) -> Done:
+    """On a socket."""
+    return done(order, job)
+
+
 @endpoint(http="POST /brief", timeout=0.4)
 def brief(order: Order, job: Job) -> Done:
     """With little time."""

@@ -47,7 +47,10 @@ class Timer:
 
 
 class Sink:
-    """Notes what it is told; `answers` says how the next withdrawals are answered, `unread` what `settle` finds."""
+    """Notes what it is told; `answers` says how the next withdrawals are answered, `unread` what `settle` finds.
+
+    `cut_after` is of each `cut`: how many withdrawals came before.
+    """
 
     def __init__(self) -> None:
         self.put_to: list[tuple[Envelope, str | None]] = []
@@ -56,6 +59,7 @@ class Sink:
         self.granted: list[tuple[str, int]] = []
         self.answers: list[bool | None] = []
         self.unread: list[Report] = []
+        self.cut_after: list[int] = []
         self.receive: Callable[[list[Report]], None] = lambda reports: None
 
     def put(self, envelope: Envelope, worker: str | None) -> None:
@@ -70,6 +74,9 @@ class Sink:
 
     def grant(self, rid: str, room: int) -> None:
         self.granted.append((rid, room))
+
+    def cut(self) -> None:
+        self.cut_after.append(len(self.withdrawn))
 
     def settle(self) -> None:
         unread, self.unread = self.unread, []

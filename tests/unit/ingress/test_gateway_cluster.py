@@ -150,6 +150,30 @@ def test_what_a_worker_comes_upon_too_late_has_expired_in_the_queue() -> None:
     assert rig.ends() == [("r1", "expired-in-queue", False)]
 
 
+@pytest.mark.parametrize(
+    ("said", "tried", "told"),
+    [
+        (("expired-in-queue", False), True, ("deadline-exceeded", True)),
+        (("expired-in-queue", False), None, ("deadline-exceeded", None)),
+        (("expired-in-queue", False), False, ("expired-in-queue", False)),
+        (("backend-unavailable", False), True, ("backend-unavailable", True)),
+        (("backend-unavailable", False), None, ("backend-unavailable", None)),
+        (("ok", True), None, ("ok", True)),
+    ],
+)
+def test_what_a_worker_says_of_its_attempt_does_not_deny_that_an_earlier_had_begun(
+    said: tuple[str, bool], tried: bool | None, told: tuple[str, bool | None]
+) -> None:
+    rig = Rig(distant=True)
+    waiter, promise = rig.sent("again")
+    rig.reports(Taken(waiter.rid), Requeued(waiter.rid, 2, tried))
+    reason, started = said
+    rig.reports(Outcome(waiter.rid, reason, attempt=2, started=started))
+    assert promise.outcome is not None
+    assert (promise.outcome.reason, promise.outcome.started) == told
+    assert rig.ends() == [(waiter.rid, *told)]
+
+
 def test_a_broker_that_cannot_be_reached_refuses_at_once_and_those_who_wait_go_on_waiting(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -80,6 +80,7 @@ def test_at_the_budget_everyone_left_gets_an_outcome_of_its_own() -> None:
     assert three.outcome == Outcome(rid="r3", reason="drain-cut", started=False)
     assert rig.gateway.cut == 3
     assert rig.drained == 1
+    assert rig.sink.cut_after == [0], "before anything is taken back for it"
 
 
 def test_a_drain_without_a_budget_cuts_at_once() -> None:

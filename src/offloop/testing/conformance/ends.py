@@ -52,7 +52,7 @@ class Features:
             what it can begin at once, and no more.
         put_again: what was taken back may be put again as the same attempt, by whoever then has another worker for it.
         early_withdrawal: one request can be taken back before its deadline, and the others still begin. Otherwise it
-            can be when its deadline has come; whoever takes one back earlier ends all: nothing begins any more.
+            can be when its deadline has come, or after `cut`, which ends all: nothing begins any more.
     """
 
     late_withdrawal: bool = False

@@ -45,7 +45,7 @@ class Suite(ABC):
     def needs_early_withdrawal(self) -> None:
         """For tests of what is taken back before its time, beside others that are not."""
         if not self.features.early_withdrawal:
-            pytest.skip("this transport takes one request back at its deadline, or all of them earlier")
+            pytest.skip("this transport takes one request back at its deadline, or all of them in a drain")
 
     def needs_letting_go(self) -> None:
         """For tests of what a loop was handed and has not begun."""
@@ -54,6 +54,8 @@ class Suite(ABC):
 
     def taken_back(self, web: WebSide, ends: Ends, rid: str) -> bool:
         """Withdraw it, and say whether it will never begin, however late the transport may tell."""
+        if not self.features.early_withdrawal:
+            web.call(ends.sink.cut)
         return self.told(web, rid, web.call(ends.sink.withdraw, rid))
 
     def told(self, web: WebSide, rid: str, answer: bool | None) -> bool:

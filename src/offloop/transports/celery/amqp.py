@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pamqp import commands
 
 from offloop.clock import Clock
+from offloop.errors import BackendUnavailable
 from offloop.ingress.ids import epoch_of
 from offloop.messages import Outcome, Withdrawn
 from offloop.transports.backoff import LONGEST, Backoff
@@ -44,6 +46,7 @@ from offloop.transports.celery.letters import (
     CONTENT_TYPE,
     Letter,
     boxed,
+    id_of,
     queue_of,
     unboxed,
 )
@@ -374,12 +377,31 @@ class AmqpWebEnd:
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
         """Known of those whose time has come, and of all once the gate is shut; not of what was sent to another inbox.
 
-        For what a drain has cut, it is shut. What may still begin is only asked for: workers are told not to.
+        Known, too, of what is large and waits to be sent: it will not be.
+        For what a drain has cut, it is shut. What may still begin is only asked for, and workers are told not to: to
+        shut the gate for one request would be to send all others again.
         """
-        if not self._shut and any(claim.awaited and claim.left > 0 for claim in claims):
-            self._close_gate(partial(self.withdraw, claims, found))
+        unsent = self._unsend({id_of(claim.rid, claim.attempt) for claim in claims})
+        self._ask_back(claims, unsent, found)
+
+    def _unsend(self, ids: set[str]) -> set[str]:
+        """Drop what waits for other large ones, or for the next gate: nothing bounds bodies whose places are free.
+
+        Returns whose it was.
+        """
+        held = {id_of(letter.rid, letter.attempt) for letter, _ in self._held} & ids
+        if held:
+            self._held = [each for each in self._held if id_of(each[0].rid, each[0].attempt) not in held]
+        return held if self._wire is None else held | self._wire.unsend(ids)
+
+    def _ask_back(
+        self, claims: Sequence[Claim], unsent: AbstractSet[str], found: Callable[[list[str | None]], None]
+    ) -> None:
+        sent = [claim for claim in claims if id_of(claim.rid, claim.attempt) not in unsent]
+        if not self._shut and any(claim.cut and claim.left > 0 for claim in sent):
+            self._close_gate(partial(self._ask_back, claims, unsent, found))
             return
-        early = [] if self._shut else [claim for claim in claims if claim.left > 0]
+        early = [] if self._shut else [claim for claim in sent if claim.left > 0]
         notices = self._place.withdrawn
         self._send(
             [
@@ -387,7 +409,7 @@ class AmqpWebEnd:
                 for claim in early
             ]
         )
-        unknown = {claim.rid for claim in claims if claim in early or claim.rid not in self._sent}
+        unknown = {claim.rid for claim in sent if claim in early or claim.rid not in self._sent}
         self._probe(lambda: found([None if claim.rid in unknown else "" for claim in claims]))
 
     def _close_gate(self, done: Callable[[], None]) -> None:
@@ -505,12 +527,15 @@ class AmqpWorkerEnd:
         now = time.time()
         until = expires - min(ALLOWANCE, SHARE * max(0.0, expires - now))
         body = boxed(self._seal.write(self._place.inbox(epoch_of(rid)), begun))
+        unsure = False
         while (answer := self._ask_gate(parcel.gate, body, until)) is None:
-            pass
-        if not answer and time.time() >= until:
-            # It has said the opposite, which only an end takes back.
-            self.tell(rid, Outcome(rid, "expired-in-queue", attempt=attempt, started=False), heard=True)
-            return "late"
+            unsure = True
+        late = time.time() >= until
+        if (not answer and late) or (answer and unsure):
+            # It has said the opposite, or may have, which only an end takes back.
+            reason = "expired-in-queue" if late else BackendUnavailable.reason
+            self.tell(rid, Outcome(rid, reason, attempt=attempt, started=False), heard=True)
+            return answer or "late"
         return answer
 
     def _ask_gate(self, gate: str, body: bytes, until: float) -> str | None:

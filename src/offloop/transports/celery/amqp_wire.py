@@ -12,6 +12,7 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -286,6 +287,16 @@ class Wire(asyncio.Protocol):
         if parts:
             self._transport.write(b"".join(parts))
         self._move()
+
+    def unsend(self, ids: AbstractSet[str]) -> set[str]:
+        """Drop what is large and still waits to be sent, of these ids. Returns whose it was: they will never arrive.
+
+        `confirmed` is not called for them.
+        """
+        found = {message.id for message, _ in self._bulk if message.id in ids}
+        if found:
+            self._bulk = deque(each for each in self._bulk if each[0].id not in found)
+        return found
 
     def _move(self) -> None:
         """The next large message, if none is under way and its channel is open."""

@@ -23,14 +23,14 @@ class Claim(NamedTuple):
 
     Attributes:
         left: seconds until its deadline, after which it would not begin by itself.
-        awaited: somebody waits for the answer.
+        cut: by a drain, at whose end it is to be known whether it has begun.
         again: whether each attempt may begin, and not one of them alone.
     """
 
     rid: str
     attempt: int
     left: float
-    awaited: bool
+    cut: bool
     again: bool = False
 
 
@@ -79,7 +79,7 @@ class WebEnd(Way, Protocol):
     def withdraw(self, claims: Sequence[Claim], found: Callable[[list[str | None]], None]) -> None:
         """For each: empty, it will never begin; a worker's name, that has begun it; None: that cannot be known.
 
-        What is awaited before its deadline is what a drain has cut: nothing is to begin for this process any more.
+        Once a drain has cut one before its deadline, nothing is to begin for this process any more.
         """
 
     def order(self, order: Order) -> None:

@@ -87,6 +87,7 @@ class CeleryTransport(BrokeredTransport[SentTask]):
         self._random = Random()
         self._large: deque[tuple[SentTask, int]] = deque()
         self._writes: asyncio.Task[None] | None = None
+        self._cutting = False
 
     async def start(self) -> None:
         await super().start()
@@ -148,12 +149,15 @@ class CeleryTransport(BrokeredTransport[SentTask]):
             return None
         return super().withdraw(rid)
 
+    def cut(self) -> None:
+        self._cutting = True
+
     def cancel(self, rid: str) -> None:
         sent = self._sent.get(rid)
-        if sent is not None and sent.writing:
-            del self._sent[rid]
-        else:
+        if sent is None or not sent.writing:
             super().cancel(rid)
+        elif not sent.asked:  # else that it will not begin is about to be told, by which its place is freed
+            del self._sent[rid]
 
     # ---- what is large
 
@@ -225,10 +229,10 @@ class CeleryTransport(BrokeredTransport[SentTask]):
 
     def _take_back(self, recalled: Sequence[SentTask]) -> None:
         now = self._clock()
-        # A caller that has left was withdrawn and cancelled in one go; whoever else is withdrawn is waited for.
+        # One whose caller has left was withdrawn and cancelled in one go: nobody waits to know.
         claims = [
             Claim(
-                sent.rid, sent.attempt, sent.deadline - now, not sent.cancelled,
+                sent.rid, sent.attempt, sent.deadline - now, self._cutting and not sent.cancelled,
                 sent.envelope is not None and self._again(sent.envelope),
             )
             for sent in recalled
@@ -246,10 +250,11 @@ class CeleryTransport(BrokeredTransport[SentTask]):
                 self._known(sent, worker)
             elif worker is not None:
                 del self._sent[sent.rid]
-            elif sent.cancelled:
-                sent.envelope = None  # nobody waits: what may become of it, it will not be sent again
             reports.append(Withdrawn(sent.rid, begun=None if worker is None else bool(worker)))
         self._receive(reports)
+        for sent in asked:
+            if sent.cancelled and not sent.worker:  # maybe only since that was told
+                sent.envelope = None  # nobody waits: what may become of it, it will not be sent again
 
     def _order(self, order: Order) -> None:
         self._way.order(order)

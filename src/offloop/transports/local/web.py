@@ -216,6 +216,9 @@ class LocalTransport:
         if held is not None:
             held.link.control.order(Grant(rid, room))
 
+    def cut(self) -> None:
+        """Each withdrawal is answered as any."""
+
     def settle(self) -> None:
         reports: list[Report] = []
         now = self._clock()

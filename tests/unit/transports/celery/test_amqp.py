@@ -508,6 +508,31 @@ async def test_by_a_gate_that_was_shut_nothing_begins_and_by_the_next_it_does(we
     assert await in_thread(begin, worker, more, gate=web.end.gate) == ""
 
 
+async def test_what_was_said_to_begin_and_finds_its_gate_shut_when_it_asks_again_is_told_not_to_have(
+    web: Web, worker: AmqpWorkerEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has passed, and does not know: its confirmation is lost."""
+    [rid] = await web.sent()
+    passes, passed, is_shut = worker._pass_gate, threading.Event(), threading.Event()
+
+    def unheard(gate: str, body: bytes, until: float, line: Line) -> str:
+        answer = passes(gate, body, until, line)
+        if not passed.is_set():
+            passed.set()
+            assert is_shut.wait(DEADLINE)
+            raise BrokerError("the broker does not answer")
+        return answer
+
+    monkeypatch.setattr(worker, "_pass_gate", unheard)
+    begins = asyncio.create_task(in_thread(begin, worker, rid, 2 * DEADLINE))
+    assert await in_thread(passed.wait, DEADLINE)
+    await shut(web)  # because of another
+    is_shut.set()
+    assert await begins == "nobody waits"
+    await web.until(lambda: web.told_of(rid) == [Begun, Outcome])
+    assert web.reports[-1] == Outcome(rid, "backend-unavailable", attempt=1, started=False)
+
+
 async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, place: AmqpBroker, queue: str) -> None:
     """It goes by another channel, and would be there before it."""
     answers: list[str] = []
@@ -520,6 +545,34 @@ async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, p
     await web.published([web.letter(), web.letter(size=MIB)])
     await web.until(lambda: len(answers) == 2 or web.end.look() or None)
     assert (answers, done) == (["", ""], [True])
+
+
+@pytest.mark.parametrize("waits_for", ["others", "the next gate"])
+async def test_what_is_large_and_taken_back_while_it_waits_is_not_sent_and_surely_not_begun(
+    web: Web, queue: str, waits_for: str
+) -> None:
+    answers: list[str] = []
+    first, unwanted, wanted = [web.letter(size=MIB) for _ in range(3)]
+    if waits_for == "the next gate":
+        web.end.shut(lambda: None)
+    web.end.publish([first, unwanted, wanted], lambda letter, _: answers.append(letter.rid))
+    claims = [Claim(unwanted.rid, 1, 5.0, False), Claim(web.rid(), 1, 5.0, False)]
+    assert await web.withdrawn(*claims) == ["", None]
+    await web.until(lambda: len(answers) == 2 or web.end.look() or None)
+    await web.published([web.letter(size=MIB)])
+    assert answers == [first.rid, wanted.rid]
+    with administrator(web.place) as admin:
+        assert admin.queue_declare(queue, passive=True).message_count == 3
+
+
+async def test_what_a_drain_cuts_and_had_not_been_sent_is_known_beside_what_had(
+    web: Web, worker: AmqpWorkerEnd
+) -> None:
+    [lies] = await web.sent()
+    first, unsent = [web.letter(size=MIB) for _ in range(2)]
+    web.end.publish([first, unsent], lambda *_: None)
+    assert await web.withdrawn(*(Claim(rid, 1, 5.0, True) for rid in (unsent.rid, lies))) == ["", ""]
+    assert await in_thread(begin, worker, lies) == "nobody waits"
 
 
 async def test_whatever_begins_while_its_gate_is_shut_is_known_when_it_is(web: Web, place: AmqpBroker) -> None:

@@ -436,6 +436,21 @@ async def test_one_that_the_broker_refuses_fails_alone_and_the_others_go_on() ->
     assert (told[1:], lost) == (["", ""], [])
 
 
+async def test_of_large_ones_what_still_waits_is_dropped_where_nobody_wants_it_any_more() -> None:
+    wire, said = bulk_wire()
+    told: list[tuple[str, str]] = []
+    ids = ("moving", "unwanted", "wanted")
+    wire.publish(
+        [BIG._replace(id=id_) for id_ in ids], [lambda fault, id_=id_: told.append((id_, fault)) for id_ in ids]
+    )
+    assert wire.unsend({"moving", "unwanted", "unknown"}) == {"unwanted"}
+    assert wire.unsend({"unwanted"}) == set()
+    for number in (1, 2):
+        wire.data_received(frame.marshal(commands.Basic.Ack(number), BULK))
+    assert told == [("moving", ""), ("wanted", "")]
+    assert said.published() == [(BULK, BULKY)] * 2
+
+
 async def test_a_large_one_that_comes_back_had_nowhere_to_go(url: str, queue: str) -> None:
     async with opened(url) as wire:
         wire.publish([Message(queue, b"x" * MIB)], [lambda _: None])

@@ -24,7 +24,7 @@ from offloop.messages import (
 )
 from offloop.transports.brokered import FORGET
 from offloop.transports.celery.web import CeleryTransport, SentTask
-from offloop.transports.parcels import PART, Cancel, Grant, Returned
+from offloop.transports.parcels import OVERHEAD, PART, Cancel, Grant, Returned
 from tests.unit.transports.celery.rig import LIMIT, PRINT, HandEnd, Told, begun, parcel_of, said, sent, targets
 
 INBOX = "ns:inbox:abc"
@@ -190,6 +190,17 @@ async def test_while_it_is_written_the_event_loop_turns() -> None:
     place.web.close()
 
 
+async def test_what_is_large_and_too_large_for_whoever_would_read_it_is_refused_and_others_are_not(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.web.put(sent("one", payload=LONG, filename="f" * (LIMIT + OVERHEAD)), None)
+    place.web.put(sent("two", payload=LONG), None)
+    await until(lambda: bool(place.end.letters))
+    assert [letter.rid for letter in place.end.letters] == ["two"]
+    assert place.news() == [Refused("one", "payload-too-large")]
+    assert "a request to read cannot be sent" in caplog.text
+
+
 @pytest.mark.parametrize("how", ["withdrawn", "cancelled", "closed"])
 async def test_what_is_taken_back_while_it_is_written_is_not_sent(place: Place, how: str) -> None:
     place.web.put(sent("one", payload=LONG), None)
@@ -241,6 +252,22 @@ async def test_what_is_large_and_lost_is_written_again_and_may_be_taken_back_mea
     assert Withdrawn("one", begun=False) in place.news()
 
 
+async def test_whose_caller_leaves_while_it_is_written_again_is_told_to_hold_no_place(place: Place) -> None:
+    place.web.put(sent("one", endpoint="again", payload=LONG), None)
+    await until(lambda: len(place.end.letters) == 1)
+    place.came(begun("one"), Outcome("one", "worker-lost"))
+    assert place.web._sent["one"].writing
+    place.news()
+    assert place.web.withdraw("one") is None
+    place.web.cancel("one")  # as for whoever does not wait for the answer
+    await turn()
+    assert place.news() == [Withdrawn("one", begun=False)]
+    assert place.web._sent == {}
+    place.web.put(sent("two", payload=LONG), None)
+    await until(lambda: len(place.end.letters) == 2)
+    assert place.end.letters[-1].rid == "two"
+
+
 async def test_the_body_of_what_nobody_waits_for_is_not_kept(place: Place) -> None:
     await place.put(payload=b"body")
     place.web.withdraw("r1")
@@ -250,6 +277,31 @@ async def test_the_body_of_what_nobody_waits_for_is_not_kept(place: Place) -> No
     assert place.web._sent["r1"].envelope is None
     place.came(begun("r1"))
     assert place.end.ordered == [Cancel(WORKER, "r1")]
+
+
+async def test_nor_is_that_of_what_is_given_up_once_nobody_can_tell(place: Place) -> None:
+    await place.put(payload=b"body")
+    place.web.subscribe(lambda reports: place.web.cancel("r1"))  # as whoever waited for the answer does
+    place.web.withdraw("r1")
+    await turn()
+    place.end.claims[-1][1]([None])
+    assert place.web._sent["r1"].envelope is None
+
+
+async def test_only_what_a_drain_takes_back_is_said_to_be_cut(place: Place) -> None:
+    for rid in ("wanted no more", "left", "drained"):
+        await place.put(rid)
+    place.web.withdraw("wanted no more")
+    await turn()
+    place.web.cut()
+    place.web.withdraw("left")
+    place.web.cancel("left")
+    place.web.withdraw("drained")
+    await turn()
+    claims = [claim for claims, _ in place.end.claims for claim in claims]
+    assert [(claim.rid, claim.cut) for claim in claims] == [
+        ("wanted no more", False), ("left", False), ("drained", True),
+    ]  # fmt: skip
 
 
 # ---- taken back
