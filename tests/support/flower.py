@@ -15,6 +15,8 @@ from tests.support.cluster import wait_until
 from tests.support.daemon import Daemon, free_port
 
 STARTS = 30.0
+ANSWERS = 2.0
+"""Seconds that it gives a worker for its answer; one second, as it does by itself, is little on a busy machine."""
 
 
 class Flower(Daemon):
@@ -36,7 +38,7 @@ class Flower(Daemon):
 
     def _command(self) -> list[str]:
         command = [sys.executable, "-m", "celery", "-b", self._broker, "flower"]
-        return [*command, "--address=127.0.0.1", f"--port={self.port}"]
+        return [*command, "--address=127.0.0.1", f"--port={self.port}", f"--inspect_timeout={ANSWERS * 1000:g}"]
 
     def page(self, path: str) -> str:
         """One of its pages, as it is."""
@@ -80,7 +82,8 @@ def flower(broker: str, worker: Worker) -> Iterator[Flower]:
         try:
             one.start()
             # Asked by it, and heard of: those who do not answer in time it asks again only when it is told to.
-            wait_until(lambda: worker.name in (one.api("/workers?refresh=1") or {}), "the worker has answered it")
+            known = "the worker has answered it"
+            wait_until(lambda: worker.name in (one.api("/workers?refresh=1") or {}), known, STARTS)
             wait_until(lambda: worker.name in one.page("/workers"), "it hears the worker's events")
             yield one
         finally:

@@ -260,6 +260,8 @@ class ProcessWorkforce:
             self._ready(worker)
         elif isinstance(said, Worn):
             self.worn(name)
+        elif isinstance(said, Asks | Leaves) and said.loop not in range(self._loops):
+            self._garbled(worker, f"it sent a {type(said).__name__} of a loop that it has not")
         elif isinstance(said, Asks | Leaves | Disbelieved):
             self._elsewhere(name, said)
         else:
@@ -313,6 +315,11 @@ class ProcessWorkforce:
             for worker in self._workers.values()
             if worker.ready_at is not None and not worker.child.stopped()
         ]
+
+    def halted(self, name: str) -> bool:
+        """Whether it is stopped, or is no more."""
+        worker = self._workers.get(name)
+        return worker is None or worker.child.stopped()
 
     def lose(self) -> int | None:
         """Kill the worker that runs the most, as if its end had come from outside: for tests. Its pid; None: no such.

@@ -13,15 +13,16 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from offloop.clock import Clock
-from offloop.core.seats import Seats, Sitter
 from offloop.events import STOPPED
 from offloop.messages import Report, WorkerGone, WorkerUp
+from offloop.orchestration import seating
 from offloop.orchestration.process import ProcessWorkforce, spread
+from offloop.orchestration.seating import Seating
 from offloop.transports.local import frames
 from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
@@ -123,21 +124,20 @@ class Supervisor:
         )  # fmt: skip
         self._cluster = Cluster(
             url, namespace, pool, "", tuple(keys), dict(fingerprints), max_body, max_requests, event_log,
-            scarce=count * loops > cpus,
+            scarce=loops == 1 and count > cpus,
         )  # fmt: skip
-        self._seats = Seats(cpus)
-        self._seen_at_work: dict[Sitter, float] = {}
         self._setup = setup
         self._requests_of: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
         self._disbelieved = 0
         self._announced: set[str] = set()
-        self._life: asyncio.Future[tuple[None, None]] | None = None
+        self._life: asyncio.Future[Any] | None = None
         self._leaving = False
         self.workforce = ProcessWorkforce(
             count, loops, loops, local, self._setup_of, clock=clock, leave_within=max(LEAST_LEAVE, kill_grace),
             elsewhere=self._said,
         )  # fmt: skip
+        self._seating = Seating(cpus, local.tell, local.holds, self.workforce.halted)
         local.subscribe(self._reported)
 
     def _setup_of(self, worker: str) -> Setup:
@@ -160,7 +160,7 @@ class Supervisor:
         except BrokerError as fault:
             log.warning("the broker cannot be reached, and is tried again until it can: %s", fault)
         loop = asyncio.get_running_loop()
-        self._life = asyncio.gather(loop.create_task(self._link.serve()), loop.create_task(self._watch()))
+        self._life = asyncio.gather(*map(loop.create_task, (self._link.serve(), self._watch(), self._watch_seats())))
         try:
             await self.workforce.start()
         except BaseException:
@@ -273,29 +273,18 @@ class Supervisor:
                 if now > deadline + self._kill_grace:
                     log.warning("worker %s is wedged: its node ran past its deadline and the grace after it", worker)
                     self.workforce.replace(worker)
-            self._clear_seats()
             await asyncio.sleep(BEAT)
 
-    # ---- seats
+    async def _watch_seats(self) -> None:
+        while self._cluster.scarce:
+            await asyncio.sleep(seating.LOOK_EVERY)
+            self._seating.look()
 
     def _said(self, worker: str, said: Asks | Leaves | Disbelieved) -> None:
         if isinstance(said, Disbelieved):
             self._disbelieved += 1
-            return
-        who = Sitter(worker, said.loop, said.turn)
-        self._seat(self._seats.asks(who) if isinstance(said, Asks) else self._seats.leaves(who))
-
-    def _seat(self, called: Sequence[Sitter]) -> None:
-        for who in called:
-            self._local.tell(who.worker, frames.Sit(who.loop, who.turn))
-
-    def _clear_seats(self) -> None:
-        """A loop that runs the same request as at the last look has no use for a seat, and may be unable to say so."""
-        at_work = {who: self._local.holds(who.worker, who.loop) for who in self._seats.sitting}
-        for who, deadline in at_work.items():
-            if deadline and deadline == self._seen_at_work.get(who):
-                self._seat(self._seats.leaves(who))
-        self._seen_at_work = at_work
+        else:
+            self._seating.said(worker, said)
 
     def _prolonged(self, reply: Reply) -> None:
         if reply == 0:  # the broker has lost it
@@ -325,7 +314,7 @@ class Supervisor:
                 name = self._full_name(report.worker)
                 self._announced.discard(name)
                 self._link.ask(("HDEL", self._names.workers(self._pool), name), passed_over)
-                self._seat(self._seats.gone(report.worker))
+                self._seating.gone(report.worker)
                 loops = enumerate(self._consumers(report.worker))
                 marks = {name: report.marks.get(number, NOTHING) for number, name in loops}
                 self._reaper.take_over(marks, self._link.ask_together)

@@ -169,13 +169,18 @@ class Seal(Generic[T]):
         """
         found = dict(zip(fields[::2], fields[1::2], strict=False))
         body = found.get(BODY, b"")
-        too_large = None
-        if len(body) > self._largest:
-            too_large = TooLarge(f"it is larger than the {self._largest} bytes that are taken")
-            if len(body) > largest:
-                raise too_large
+        if len(body) <= self._largest:
+            return self._read(stream, body, found.get(SIGNATURE)), None
+        too_large = TooLarge(f"it is larger than the {self._largest} bytes that are taken")
+        if len(body) > largest:
+            raise too_large
+        try:
+            return self._read(stream, body, found.get(SIGNATURE)), too_large
+        except NotOurs:
+            raise too_large from None
+
+    def _read(self, stream: str, body: bytes, given: bytes | None) -> T:
         if self._keys:
-            given = found.get(SIGNATURE)
             if given is None:
                 raise NotOurs("it is not signed")
             if not any(hmac.compare_digest(given, self._sign(key, stream, body)) for key in self._keys):
@@ -184,7 +189,7 @@ class Seal(Generic[T]):
             read: T = self._decode(body)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise NotOurs("it cannot be read") from None
-        return read, too_large
+        return read
 
     def _sign(self, key: bytes, stream: str, body: bytes) -> bytes:
         signature = hmac.new(key, self._before(stream), "sha256")

@@ -4,6 +4,7 @@ import os
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from offloop import errors
 from offloop.celery import register, worker, worker_app
 from offloop.messages import Outcome
 from offloop.settings import Settings
+from offloop.telemetry import logs
 from offloop.transports.celery.letters import id_of
 from tests.support.server import ROOT
 
@@ -32,6 +34,15 @@ BROKER = "redis://localhost:1/0"
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("OFFLOOP_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_traces() -> Iterator[None]:
+    """A worker's process names its requests in its logs for as long as it lives; this one goes on without it."""
+    before = logs._installed
+    yield
+    while logs._installed > before:
+        logs.uninstall()
 
 
 def app(**conf: Any) -> Celery:

@@ -76,7 +76,8 @@ for at, consumer in ipairs(ARGV) do
     for place, entry in ipairs(held) do
       ids[place] = entry[1]
     end
-    redis.call('XCLAIM', KEYS[1], '{GROUP}', consumer, 0, unpack(ids), 'JUSTID')
+    ids[#ids + 1] = 'JUSTID'  -- last of them: of an unpack in the middle Lua takes one value only
+    redis.call('XCLAIM', KEYS[1], '{GROUP}', consumer, 0, unpack(ids))
   end
 end
 return counts

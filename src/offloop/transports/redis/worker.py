@@ -131,9 +131,16 @@ class RedisSource:
         elif not (seat.taken or self._unsure):
             self._let_others()  # nobody is to wait for what has ended
             if not seat.wait(timeout) or self._over.is_set():
-                self.desk.idle()
+                self._keep_warm()
                 return False
         return True
+
+    def _keep_warm(self) -> None:
+        """A connection over which nothing passes may be forgotten in between, and nobody here would know."""
+        self.desk.idle()
+        asked = None if self._over.is_set() else self._exchange([("TIME",)])
+        if asked and not isinstance(asked[0], ReplyError):
+            self._set_clock(asked[0], self._asked)
 
     def _next(self) -> RedisDelivery | None:
         """The next of what was read. What may take long is begun alone: others are to have what lies behind it."""
@@ -148,6 +155,7 @@ class RedisSource:
                 self._let_others()
             self._job = delivery
             self._torn = False
+            self._told_again_at = -math.inf
             if self._line is not None:
                 self._line.refused = 0
             return delivery
@@ -160,15 +168,17 @@ class RedisSource:
         reads: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", many)
         new: Command = (*reads, "BLOCK", max(1, round(waits * 1000)), "STREAMS", self._stream, ">")
         given: Command = (*reads, "STREAMS", self._stream, "0")
-        count, told = len(self._ended), self._tells(self._ended)
-        replies = self._exchange([*told, ("TIME",), given if looks else new], 0.0 if looks else waits)
+        with self._writing:  # nobody else tells the same meanwhile
+            count, told = len(self._ended), self._tells(self._ended)
+            replies = self._exchange([*told, ("TIME",), given if looks else new], 0.0 if looks else waits)
+            heard = replies is not None and self._heard(count, replies[:-2])
         if replies is None:
             self._outlive(count)
             self.desk.idle()
             self._over.wait(self._backoff.delay())
             return
-        *heard, now, read = replies
-        if not self._heard(count, heard):
+        now, read = replies[-2:]
+        if not heard:
             self._doubt()  # what was read beside it is read again
             self._over.wait(self._backoff.delay())
             return
@@ -421,9 +431,9 @@ class RedisSource:
             return True
         try:
             if self._job is job:
-                self._let_others()
+                told = self._let_others()
                 self._seat.leave()
-                if self._ended:  # not taken, and the broker is not to be asked a hundred times a second
+                if not told:  # not taken, and the broker is not to be asked a hundred times a second
                     self._told_again_at = self._clock() + self._backoff.delay()
         finally:
             self._writing.release()
@@ -439,8 +449,8 @@ class RedisSource:
             self._outlive(count)
             return False
 
-    def _let_others(self) -> None:
-        """Tell what has ended, and give back what was read ahead, for whoever is free."""
+    def _let_others(self) -> bool:
+        """Tell what has ended, and give back what was read ahead, for whoever is free. Whether the former was taken."""
         with self._writing:
             back: list[Command] = []
             while self._ahead:
@@ -454,9 +464,9 @@ class RedisSource:
             replies = self._exchange([*told, *back]) if told or back else []
             if replies is None:
                 self._outlive(count)
-                return
-            self._heard(count, replies[: len(told)])
+                return False
             self._given_back(replies[len(told) :])
+            return self._heard(count, replies[: len(told)])
 
     def _given_back(self, replies: Sequence[Reply]) -> None:
         refused = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
