@@ -471,8 +471,13 @@ def test_who_watches_sees_requests_and_no_payload(site: Site, gate: Gate, caller
     assert shown(base64.b64encode(f'{{"name": "x", "secret": "{SECRET}"}}'.encode()).decode())  # it would be found
 
 
-def test_flower_shows_requests_and_no_payload(redis: Broker, gate: Gate, callers: ThreadPoolExecutor) -> None:
-    with a_site(redis, "prefork", "-E", namespace="flower") as site, flower(redis.url, site.worker) as watcher:
+def test_flower_shows_requests_and_no_payload(gate: Gate, callers: ThreadPoolExecutor) -> None:
+    # A broker of its own, on which no other test has killed a worker.
+    with (
+        broker() as own,
+        a_site(own, "prefork", "-E", namespace="flower") as site,
+        flower(own.url, site.worker) as watcher,
+    ):
         held = callers.submit(post, site.web, "/patient", name="flower", secret=SECRET)
         gate.wait("flower")
         inspect = site.app.control.inspect(destination=[site.worker.name], timeout=5)
