@@ -543,7 +543,7 @@ async def test_what_is_large_goes_by_the_next_gate_once_that_is_open(web: Web, p
     assert not web.end._wire._bulk
     assert web.end._wire._moving is None
     await web.published([web.letter(), web.letter(size=MIB)])
-    await web.until(lambda: len(answers) == 2 or web.end.look() or None)
+    await web.until(lambda: (len(answers) == 2 and done) or web.end.look() or None)
     assert (answers, done) == (["", ""], [True])
 
 
