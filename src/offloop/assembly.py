@@ -2,6 +2,8 @@
 
 Owns which transport, workforce and observers go together in a mode, and the order of a runtime's start and stop. No
 part below knows which others were chosen.
+
+It is longer than most files because the parts of every mode are to be compared in one place.
 """
 
 import asyncio

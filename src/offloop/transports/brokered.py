@@ -3,6 +3,8 @@
 Owns what was put and is not sent yet, what was sent and has not ended, and what reports say of that. It never blocks:
 what is put in one turn of the event loop goes out together. How a request lies at the broker, and how it is sent,
 taken back, and sent again, is each transport's own: no command, no message and no name of where it lies may enter.
+
+It is longer than most files because what was sent has one life, over every broker.
 """
 
 import asyncio

@@ -6,6 +6,8 @@ else comes into the same queue. So whoever sends a probe of its own into its inb
 said before. What a broker gives out a second time, the first may begin yet, cut off as it may be: before it is sent
 again its key to the gate is taken away, and what is sent from then on has another. Time is each host's own wall clock.
 Both ends are in this one file, long as it is: neither can be read without the other.
+
+It is longer than most files because both ends of one protocol stand side by side.
 """
 
 import asyncio

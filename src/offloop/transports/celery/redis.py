@@ -2,6 +2,8 @@
 
 Owns the keys, the scripts, and the form in which kombu keeps messages in a list. Whether a request has begun is a key
 that its worker sets and a withdrawal sets, whichever comes first: each excludes the other. Time is the broker's.
+
+It is longer than most files because both ends of one protocol stand side by side.
 """
 
 import logging

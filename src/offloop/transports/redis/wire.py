@@ -2,6 +2,8 @@
 
 Owns addresses (as redis-py reads URLs), the greeting, and the pairing of replies with commands; hiredis writes and
 reads the protocol. A connection is never mended: whoever uses it opens another. No key and no meaning may enter.
+
+It is longer than most files because both connections speak the same protocol.
 """
 
 import asyncio

@@ -4,6 +4,8 @@ Owns one blocking connection, the request that the loop has, what it has read ah
 An idle loop waits at the broker itself, and asks for no more than it can begin within `AHEAD`. The replies of what has
 ended and the wait for the next go out together. Leases are renewed elsewhere, where nothing that a node does can be in
 the way; here it is checked, by this host's own clock, that the lease holds when a request begins.
+
+It is longer than most files because all that one loop and its connection share is to be read in one place.
 """
 
 import logging
