@@ -22,6 +22,7 @@ TEXT = (ROOT / "README.md").read_text()
 PASSWORD = {"password": "correct horse"}
 VARIES = {"instance", "request_id"}
 FEW = {"OFFLOOP_QUEUE_LIMIT": "2"}
+CROWDS = 5
 
 
 class Shown(NamedTuple):
@@ -97,13 +98,16 @@ def test_with_a_short_queue_they_are_answered_as_shown(program: Path) -> None:
     (crowd,) = (command for command in commands() if command.startswith("seq "))
     (told,) = (found for block in blocks("console") if 503 in (found := counted(block)))
     with serving("web:app", "--app-dir", str(program), env=dict(FEW)) as server:
-        met = counted(run(crowd, server))
-    assert met.keys() == told.keys() == {200, 503}
-    assert met.total() == told.total() == 20
-    assert told[200] == 6
-    # The two that may wait are certain. How many more there are depends on how soon loops begin: what was handed to one
-    # that is still waking up waits as well.
-    assert met[200] >= int(FEW["OFFLOOP_QUEUE_LIMIT"])
+        # What was handed to a loop that is still waking up waits as well: where a machine is slow to wake them all, a
+        # crowd meets fewer. One of a few meets what is shown.
+        for _ in range(CROWDS):
+            met = counted(run(crowd, server))
+            assert met.keys() == told.keys() == {200, 503}
+            assert met.total() == told.total() == 20
+            assert met[200] >= int(FEW["OFFLOOP_QUEUE_LIMIT"])
+            if met[200] >= told[200] == 6:
+                return
+    raise AssertionError(f"of {CROWDS} crowds none was answered as shown; the last: {met}")
 
 
 def refused(server: Server, callers: int = 20) -> Answer:
