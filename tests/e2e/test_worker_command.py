@@ -52,9 +52,16 @@ def web(env: Env) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def server(env: Env) -> Iterator[Server]:
+def shared(env: Env) -> Iterator[Server]:
     with web(env) as server:
         yield server
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    """It knows of nobody: who was killed in another test is announced for a while, and would pass for who comes now."""
+    staffed(shared, 0)
+    return shared
 
 
 def staffed(server: Server, loops: int, *workers: Worker) -> None:
