@@ -1,52 +1,56 @@
-"""A host with more workers than CPUs: quick work stays with a few, and nobody waits for those when they are held up."""
+"""A host with more workers than CPUs: quick work stays with as few as keep up, and nobody waits for who is held up."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
 
+from tests.e2e.test_cluster_deaths import where
 from tests.support.broker import broker
-from tests.support.cluster import DEADLINE, host, post, wait_until, web
+from tests.support.cluster import DEADLINE, Callers, host, post, wait_until, web
 from tests.support.gate import Gate
 from tests.support.server import Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every loop waits at the broker")
 
 WORKERS = 4
-IN_A_ROW = 5 * WORKERS
-"""Answers from one worker that nobody gets where all take turns."""
+IN_A_ROW = 10 * WORKERS
+"""Answers from one worker that nobody gets where all take turns, or two."""
 SEIZED = 4.0
 """Seconds for which the GIL of a worker that sits is held; the others must not wait so long."""
 
 
 @contextmanager
-def one_cpu() -> Iterator[None]:
-    """For what is started meanwhile."""
+def cpus(count: int) -> Iterator[None]:
+    """So many, for what is started meanwhile."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, sorted(before)[:count])
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
 
 
+@contextmanager
+def cluster(count: int) -> Iterator[Server]:
+    """A web process, and a host whose workers may use so many CPUs."""
+    with broker() as redis, ExitStack() as staff:
+        with cpus(count):
+            workers = staff.enter_context(host(redis.url, workers=WORKERS))
+        with web(redis.url) as process:
+            workers.wait_probe("/metrics", 200, rf'state="idle"}} {WORKERS}\.0')
+            yield process
+
+
 @pytest.fixture(scope="module")
 def server(gate: Gate) -> Iterator[Server]:
-    with broker() as redis:
-        with one_cpu():
-            staff = host(redis.url, workers=WORKERS)
-            workers = staff.__enter__()
-        try:
-            with web(redis.url) as process:
-                workers.wait_probe("/metrics", 200, rf'state="idle"}} {WORKERS}\.0')
-                yield process
-        finally:
-            staff.__exit__(None, None, None)
+    with cluster(1) as one:
+        yield one
 
 
 def settled(server: Server) -> int:
@@ -63,8 +67,18 @@ def settled(server: Server) -> int:
     return pids[-1]
 
 
-def test_quick_work_stays_with_as_many_workers_as_there_are_cpus(server: Server) -> None:
-    assert settled(server) == settled(server)
+def test_quick_work_stays_with_one_worker(server: Server) -> None:
+    assert settled(server)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="no two of them may use a CPU each")
+def test_one_more_works_while_one_cannot_keep_up(gate: Gate) -> None:
+    with cluster(2) as server:
+        settled(server)
+        with Callers(server.port, callers=6, seconds=0.0, burns=0.001) as callers:
+            wait_until(lambda: len({call.pid for call in callers.calls[-10:]}) > 1, "two of them work")
+        settled(server)
+        assert all(call.status == 200 for call in callers.calls), callers.calls
 
 
 def test_work_that_waits_is_done_by_all(server: Server) -> None:
@@ -82,14 +96,15 @@ def test_work_that_waits_is_done_by_all(server: Server) -> None:
 def test_a_worker_that_sits_and_is_held_up_holds_up_nobody(
     server: Server, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
-    before = settled(server)
+    settled(server)
     seized = callers.submit(post, server, "/seize", name="seized", seconds=SEIZED)
-    gate.wait_note(f"seized began in {before}")
+    wait_until(lambda: where(gate, "seized"), "one of them holds its GIL")
     since = monotonic()
-    assert post(server, "/work").json()["pid"] != before
+    (held,) = where(gate, "seized")
+    assert post(server, "/work").json()["pid"] != held
     assert monotonic() - since < SEIZED / 2
-    assert settled(server) != before
-    assert seized.result(DEADLINE).json()["pid"] == before
+    assert settled(server) != held
+    assert seized.result(DEADLINE).json()["pid"] == held
 
 
 def test_a_worker_that_sits_and_dies_is_followed_by_one_that_stood(server: Server) -> None:

@@ -95,6 +95,7 @@ class Callers:
     Args:
         ports: of the web processes, taken in turn.
         seconds: of blocking work in each.
+        burns: seconds of work that needs a CPU.
         total: how many requests; 0: until it is stopped.
 
     Attributes:
@@ -104,12 +105,13 @@ class Callers:
     """
 
     def __init__(
-        self, *ports: int, path: str = "/work", callers: int = 6, seconds: float = 0.005, total: int = 0
-    ) -> None:
+        self, *ports: int, path: str = "/work", callers: int = 6, seconds: float = 0.005,
+        burns: float = 0.0, total: int = 0,
+    ) -> None:  # fmt: skip
         self.calls: list[Call] = []
         self.pings: list[float] = []
         self.faults: list[str] = []
-        self._ports, self._path, self._seconds = ports, path, seconds
+        self._ports, self._path, self._seconds, self._burns = ports, path, seconds, burns
         self._numbers = count() if not total else iter(range(total))
         self._changed = threading.Condition()
         self._over = threading.Event()
@@ -169,7 +171,7 @@ class Callers:
 
     def _posted(self, wire: Wire, number: int) -> tuple[tuple[int, str, bool | None], int]:
         """How it ended, and in which process."""
-        wire.post(self._path, {"number": number, "seconds": self._seconds})
+        wire.post(self._path, {"number": number, "seconds": self._seconds, "burns": self._burns})
         answer = wire.answer()
         ended = said(answer)
         if ended[1] == "ok":

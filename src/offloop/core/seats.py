@@ -1,8 +1,9 @@
 """Seats: which of a host's idle loops wait for work at the broker, where their work is quick and needs a CPU each.
 
 A broker hands work to whoever has waited longest. Of many idle loops each then gets one request, in turn, with caches
-that are cold by then, and no two requests travel together. So no more of them wait there than there are CPUs; the rest
-stand in a stack, and the one that ran last is the first to sit again.
+that are cold by then, and no two requests travel together. So one of them waits there, and one more whenever work lies
+there for too long, but never more than there are CPUs; the rest stand in a stack, and the one that ran last is the
+first to sit again.
 
 Owns who sits and who stands. Whether a loop needs a seat at all is its own affair: one whose work takes long, or waits
 for something else than a CPU, asks the broker without.
@@ -20,10 +21,11 @@ class Sitter(NamedTuple):
 
 
 class Seats:
-    """As many as `count`."""
+    """One at first, and `most` in the end."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 1
         self._sitting: dict[Sitter, None] = {}
         self._standing: list[Sitter] = []
 
@@ -48,6 +50,16 @@ class Seats:
         self._sitting = {who: None for who in self._sitting if who.worker != worker}
         self._standing = [who for who in self._standing if who.worker != worker]
         return self._fill()
+
+    def more(self) -> list[Sitter]:
+        """One more is put up, if there may be more. Returns who is to sit down now."""
+        self._count = min(self._most, self._count + 1)
+        return self._fill()
+
+    def fewer(self) -> Sitter | None:
+        """One is taken away, but the last. Returns who has to stand up for it; it may ask again."""
+        self._count = max(1, self._count - 1)
+        return self._sitting.popitem()[0] if len(self._sitting) > self._count else None
 
     def _fill(self) -> list[Sitter]:
         called = []

@@ -29,6 +29,7 @@ from offloop.orchestration.output import Output
 from offloop.orchestration.worker import CODE, Place
 from offloop.transports.local.frames import (
     Asks,
+    Crowded,
     Disbelieved,
     Failed,
     Leaves,
@@ -130,7 +131,7 @@ class ProcessWorkforce:
         max_requests: int = 0,
         start_within: float = START_WITHIN,
         leave_within: float = LEAVE_WITHIN,
-        elsewhere: Callable[[str, Asks | Leaves | Disbelieved], None] = lambda *_: None,
+        elsewhere: Callable[[str, Asks | Leaves | Crowded | Disbelieved], None] = lambda *_: None,
     ) -> None:
         self._count = count
         self._loops = loops
@@ -262,7 +263,7 @@ class ProcessWorkforce:
             self.worn(name)
         elif isinstance(said, Asks | Leaves) and said.loop not in range(self._loops):
             self._garbled(worker, f"it sent a {type(said).__name__} of a loop that it has not")
-        elif isinstance(said, Asks | Leaves | Disbelieved):
+        elif isinstance(said, Asks | Leaves | Crowded | Disbelieved):
             self._elsewhere(name, said)
         else:
             log.error("%s cannot start: %s\n%s", worker, said.line, said.trace.rstrip())

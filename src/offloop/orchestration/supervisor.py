@@ -24,7 +24,7 @@ from offloop.orchestration import seating
 from offloop.orchestration.process import ProcessWorkforce, spread
 from offloop.orchestration.seating import Seating
 from offloop.transports.local import frames
-from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Leaves, Setup
+from offloop.transports.local.frames import Asks, Cluster, Crowded, Disbelieved, Leaves, Setup
 from offloop.transports.local.web import LocalTransport
 from offloop.transports.parcels import LARGEST, Cancel, NotOurs, Order, Refusals, Seal, orders, parcels, returns
 from offloop.transports.redis import scripts
@@ -280,7 +280,7 @@ class Supervisor:
             await asyncio.sleep(seating.LOOK_EVERY)
             self._seating.look()
 
-    def _said(self, worker: str, said: Asks | Leaves | Disbelieved) -> None:
+    def _said(self, worker: str, said: Asks | Leaves | Crowded | Disbelieved) -> None:
         if isinstance(said, Disbelieved):
             self._disbelieved += 1
         else:

@@ -30,7 +30,20 @@ from offloop.runners.sync import IDLE, SyncRunner
 from offloop.telemetry import forwarding, logs, tracing
 from offloop.telemetry.event_log import EventLog
 from offloop.telemetry.forwarding import Forwarder
-from offloop.transports.local.frames import Asks, Cluster, Disbelieved, Failed, Leaves, Progress, Ready, Setup, Worn
+from offloop.transports.local.frames import (
+    Asks,
+    Cluster,
+    Crowded,
+    Disbelieved,
+    Failed,
+    Leaves,
+    Progress,
+    Ready,
+    Setup,
+    Sit,
+    Stand,
+    Worn,
+)
 from offloop.transports.local.table import Table
 from offloop.transports.local.worker import LocalSource
 
@@ -191,7 +204,7 @@ def _sources(setup: Setup, cluster: Cluster, source: LocalSource, forwarder: For
 
     counted = Count(cluster.limit, lambda: source.tell(Worn()))
     seats = [_seat(cluster, source, number) for number in range(setup.loops)]
-    source.sits = lambda loop, turn: seats[loop].give(turn)
+    source.seated = lambda told: _seated(seats[told.loop], told)
     desk = Desk(
         address_of(cluster.url), Names(cluster.namespace), cluster.pool, cluster.name, cluster.keys,
         cluster.fingerprints, cluster.max_body, setup.max_reply, monotonic,
@@ -207,7 +220,14 @@ def _seat(cluster: Cluster, source: LocalSource, number: int) -> "Seat":
     from offloop.transports.redis.seat import Seat
 
     asks = (lambda turn: source.tell(Asks(number, turn))) if cluster.scarce else None
-    return Seat(asks, lambda turn: source.tell(Leaves(number, turn)))
+    return Seat(asks, lambda turn: source.tell(Leaves(number, turn)), lambda: source.tell(Crowded()))
+
+
+def _seated(seat: "Seat", told: Sit | Stand) -> None:
+    if isinstance(told, Sit):
+        seat.give(told.turn)
+    else:
+        seat.stand(told.turn)
 
 
 class Count:

@@ -18,11 +18,14 @@ RECORD, FIELD = "TEST_RECORD", "TEST_FIELD"
 
 
 class Order(BaseModel):
-    """`name`: stand at the gate under that name; `seconds`: of blocking work; `number`: given back and written down."""
+    """`name`: stand at the gate under that name; `seconds`: of blocking work; `burns`: of work that needs a CPU;
+    `number`: given back and written down.
+    """
 
     name: str = ""
     number: int = 0
     seconds: float = 0.0
+    burns: float = 0.0
 
 
 class Done(BaseModel):
@@ -49,6 +52,9 @@ def done(order: Order, job: Job) -> Done:
         hold(order.name)
     if order.seconds:
         time.sleep(order.seconds)  # noqa: TID251  a node that stands for blocking work
+    until = time.thread_time() + order.burns
+    while time.thread_time() < until:
+        pass
     return Done(pid=os.getpid(), number=order.number)
 
 

@@ -128,6 +128,13 @@ class Sit(msgspec.Struct, frozen=True, array_like=True, tag="sit"):
     turn: int
 
 
+class Stand(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
+    """That loop is to wait there no more, in its turn of that number: fewer are enough."""
+
+    loop: int
+    turn: int
+
+
 # ---- to the web process, besides reports
 
 
@@ -159,6 +166,10 @@ class Leaves(msgspec.Struct, frozen=True, array_like=True, tag="leaves"):
     turn: int
 
 
+class Crowded(msgspec.Struct, frozen=True, array_like=True, tag="crowded"):
+    """What it takes elsewhere lies there for too long: more loops are to wait there."""
+
+
 class Disbelieved(msgspec.Struct, frozen=True, array_like=True, tag="disbelieved"):
     """One more entry of what it takes elsewhere was refused."""
 
@@ -172,9 +183,9 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 Orders = Setup | Work | Stop
 """What goes to a worker on its work socket."""
-Controls = Withdraw | Cancel | Grant | Sit
+Controls = Withdraw | Cancel | Grant | Sit | Stand
 """What goes to a worker on its control socket."""
-Said = Progress | Ready | Worn | Asks | Leaves | Disbelieved | Failed
+Said = Progress | Ready | Worn | Asks | Leaves | Crowded | Disbelieved | Failed
 """What a worker says of itself."""
 Reported = Outcome | Chunk | Progressed | Freed | Withdrawn
 """What a worker reports; that a request has begun is in the table."""

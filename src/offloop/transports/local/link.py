@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from offloop.transports.local.frames import Answers, Cancel, Grant, Reader, Said, Sit, Stop, Withdraw, plain
+from offloop.transports.local.frames import Answers, Cancel, Grant, Reader, Said, Sit, Stand, Stop, Withdraw, plain
 from offloop.transports.local.table import Table
 
 AT_ONCE = 512
@@ -62,7 +62,7 @@ class Outbox:
         self._rest: list[memoryview] = []  # begun, and to be finished
         self._orders = 0
 
-    def order(self, what: Stop | Withdraw | Cancel | Grant | Sit) -> None:
+    def order(self, what: Stop | Withdraw | Cancel | Grant | Sit | Stand) -> None:
         """Send something that is not a request, behind all that is here, at once."""
         self.tell(plain(what))
 

@@ -19,6 +19,7 @@ from offloop.messages import Begun, Envelope, Freed, Outcome, Refused, Report, W
 from offloop.transports.local.frames import (
     Asks,
     Cancel,
+    Crowded,
     Disbelieved,
     Failed,
     Grant,
@@ -28,6 +29,7 @@ from offloop.transports.local.frames import (
     Reported,
     Setup,
     Sit,
+    Stand,
     Stop,
     Withdraw,
     Worn,
@@ -39,7 +41,7 @@ from offloop.transports.local.table import Table
 
 log = logging.getLogger("offloop")
 
-SAID = (Progress, Ready, Worn, Asks, Leaves, Disbelieved, Failed)
+SAID = (Progress, Ready, Worn, Asks, Leaves, Crowded, Disbelieved, Failed)
 """What is for a worker's attendant, and not for the gateway."""
 LOOK_EVERY = 0.001
 """Seconds between two looks at the sockets that `settle` takes: each costs a system call for every worker."""
@@ -120,7 +122,7 @@ class LocalTransport:
         link = self._links[name]
         return link.handed or sum(map(bool, link.table))
 
-    def tell(self, name: str, order: Cancel | Grant | Sit) -> None:
+    def tell(self, name: str, order: Cancel | Grant | Sit | Stand) -> None:
         """An order for a request that it has taken elsewhere, or for a loop that does so."""
         if (link := self._links.get(name)) is not None:
             link.control.order(order)

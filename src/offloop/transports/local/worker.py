@@ -27,6 +27,7 @@ from offloop.transports.local.frames import (
     Said,
     Setup,
     Sit,
+    Stand,
     Stop,
     Withdraw,
     Work,
@@ -50,13 +51,13 @@ class LocalSource:
     Attributes:
         max_report: bytes of the largest payload that the web side takes.
         idle: called in a loop's thread when no work has come for a while.
-        sits: called in the control thread with a loop, and its turn to wait for work elsewhere.
+        seated: called in the control thread with who is to wait for work elsewhere, or is to do so no more.
     """
 
     def __init__(self, work: socket.socket, table: Table, ended: Callable[[], object] = lambda: None) -> None:
         self.max_report = MAX_BODY
         self.idle: Callable[[], object] = lambda: None
-        self.sits: Callable[[int, int], object] = lambda *_: None
+        self.seated: Callable[[Sit | Stand], object] = lambda _: None
         self._work = work
         self._table = table
         self._ended = ended
@@ -213,8 +214,8 @@ class LocalSource:
             for one in told:
                 if isinstance(one, Withdraw):
                     self.send(Withdrawn(one.rid, begun=not self._withdraw(one)))
-                elif isinstance(one, Sit):
-                    self.sits(one.loop, one.turn)
+                elif isinstance(one, Sit | Stand):
+                    self.seated(one)
                 elif (delivery := self._open.get(one.rid)) is None:
                     continue  # it has ended meanwhile
                 elif isinstance(one, Grant):

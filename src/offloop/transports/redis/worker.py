@@ -27,7 +27,7 @@ from offloop.transports.parcels import NotOurs, Refusals, Returned, parcels, ret
 from offloop.transports.redis import scripts
 from offloop.transports.redis.desk import Desk, RedisDelivery
 from offloop.transports.redis.link import BELIEVED
-from offloop.transports.redis.names import GROUP, LEASE, consumer
+from offloop.transports.redis.names import GROUP, LEASE, consumer, mark_of
 from offloop.transports.redis.reaping import dead_letter
 from offloop.transports.redis.seat import Waits
 from offloop.transports.redis.wire import BrokerError, Command, Line, Reply, ReplyError
@@ -194,6 +194,8 @@ class RedisSource:
             asked = -math.inf  # it was given a while ago: its lease may be at its end
         self._take(read, asked)
         if self._seat.matters:
+            if self._ahead and self._seat.taken and not looks:
+                self._seat.lain(_lain(self._ahead[0], now), asked)
             self._waits.begin()
 
     def _set_clock(self, told: Reply, asked: float) -> None:
@@ -434,6 +436,8 @@ class RedisSource:
         try:
             if self._job is job:
                 told = self._let_others()
+                if self._seat.taken:
+                    self._seat.crowded(now)  # the next surprise is not to find nobody who waits
                 self._seat.leave()
                 if not told:  # not taken, and the broker is not to be asked a hundred times a second
                     self._told_again_at = self._clock() + self._backoff.delay()
@@ -542,6 +546,12 @@ class RedisSource:
         self._let_others()
         self._seat.leave()
         self._drop()
+
+
+def _lain(delivery: RedisDelivery, now: Reply) -> float:
+    """Seconds for which an entry had lain at the broker by then; less than nothing: it came later."""
+    since, _ = mark_of(delivery.id)
+    return int(now[0]) + int(now[1]) / 1e6 - since / 1000
 
 
 def relieve(sources: Sequence[RedisSource]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from offloop.transports.redis.seat import SMOOTH, Seat, Waits
+from offloop.transports.redis.seat import AGAIN, CROWDED_AFTER, LAIN, SMOOTH, Seat, Waits
 
 SOON = 10.0
 
@@ -18,7 +18,11 @@ class Office:
         self.asked: list[int] = []
         self.left: list[int] = []
         self.stands = threading.Event()
-        self.seat = Seat(self._asks, self.left.append)
+        self.crowded = 0
+        self.seat = Seat(self._asks, self.left.append, self._crowded)
+
+    def _crowded(self) -> None:
+        self.crowded += 1
 
     def _asks(self, turn: int) -> None:
         self.asked.append(turn)
@@ -77,6 +81,48 @@ def test_a_stop_wakes_who_waits(office: Office) -> None:
     office.seat.wake()
     waiting.join(SOON)
     assert not waiting.is_alive()
+
+
+def test_it_is_given_back_for_the_turn_that_it_is_wanted_of(office: Office) -> None:
+    office.seat.wait(0.0)
+    office.seat.give(1)
+    office.seat.stand(2)
+    assert office.seat.taken
+    office.seat.stand(1)
+    assert not office.seat.taken
+    assert office.left == [1]
+    office.seat.stand(1)
+    assert office.left == [1]
+
+
+def test_those_who_sit_are_too_few_once_all_that_comes_has_lain_there_for_a_while(office: Office) -> None:
+    for now in (0.0, CROWDED_AFTER / 2, CROWDED_AFTER):
+        office.seat.lain(2 * LAIN, now)
+        assert office.crowded == 0
+    office.seat.lain(2 * LAIN, 1.1 * CROWDED_AFTER)
+    assert office.crowded == 1
+
+
+def test_one_that_had_not_lain_there_says_that_they_are_enough(office: Office) -> None:
+    for now in (0.0, 1.0, 2.0):
+        office.seat.lain(2 * LAIN, now)
+        office.seat.lain(0.0, now + CROWDED_AFTER / 2)
+    assert office.crowded == 0
+
+
+def test_who_stood_in_between_begins_anew(office: Office) -> None:
+    office.seat.wait(0.0)
+    office.seat.give(1)
+    office.seat.lain(2 * LAIN, 0.0)
+    office.seat.leave()
+    office.seat.lain(2 * LAIN, 1.0)
+    assert office.crowded == 0
+
+
+def test_that_they_are_too_few_is_said_now_and_then(office: Office) -> None:
+    for now in (0.0, AGAIN / 2, 1.1 * AGAIN, 1.2 * AGAIN):
+        office.seat.crowded(now)
+    assert office.crowded == 2
 
 
 def test_where_there_are_seats_enough_it_does_not_matter() -> None:

@@ -3,13 +3,17 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from time import monotonic
 
 import pytest
 
 from offloop.messages import Requeued
-from offloop.transports.redis.seat import Seat, Waits
+from offloop.transports.redis.desk import READ_AHEAD
+from offloop.transports.redis.names import POOL, mark_of
+from offloop.transports.redis.seat import CROWDED_AFTER, LAIN, Seat, Waits
 from offloop.transports.redis.worker import BEHIND, RedisSource, relieve
 from tests.support.broker import Broker
+from tests.support.cluster import wait_until
 from tests.unit.transports.redis.rig import DEADLINE, Cluster, Loop
 
 AT_ONCE = 0.01
@@ -27,13 +31,38 @@ class Scarce(Loop):
     def __init__(self, cluster: Cluster, redis: Broker) -> None:
         self.said: list[tuple[str, int]] = []
         self.heard = threading.Event()
-        self.seat = Seat(lambda turn: self._say("asks", turn), lambda turn: self._say("leaves", turn))
+        self.seat = Seat(
+            lambda turn: self._say("asks", turn),
+            lambda turn: self._say("leaves", turn),
+            lambda: self._say("crowded", 0),
+        )
         super().__init__(cluster, redis, lambda _: self.seat)
         self.source._waits = self.waits = Still()
 
     def _say(self, what: str, turn: int) -> None:
         self.said.append((what, turn))
         self.heard.set()
+
+    async def has_lain(self, seconds: float) -> None:
+        """Until all that was put has lain at the broker for longer."""
+        stream = self.cluster.names.requests(POOL)
+
+        def so() -> bool:
+            now, last = self.redis.cli("TIME"), self.redis.cli("XREVRANGE", stream, "+", "-", "COUNT", 1)
+            return bool(last) and int(now[0]) + int(now[1]) / 1e6 - mark_of(last[0][0])[0] / 1000 > seconds
+
+        await asyncio.to_thread(wait_until, so, "it has lain there")
+
+    async def waits_there(self) -> None:
+        """Until the broker has nothing for it, and lets it wait."""
+        assert self.source._line is not None
+        itself = f" addr=127.0.0.1:{self.source._line._socket.getsockname()[1]} ".encode()
+
+        def so() -> bool:
+            clients = self.redis.cli("CLIENT", "LIST").splitlines()
+            return any(itself in client and b" flags=b " in client for client in clients)
+
+        await asyncio.to_thread(wait_until, so, "it waits there")
 
     async def nothing(self) -> bool:
         """Whether it takes nothing, of what is there."""
@@ -92,7 +121,38 @@ async def test_a_surprise_leaves_its_seat_to_another_at_once(loop: Scarce) -> No
     threading.Thread(target=relieve, args=([loop.source],), daemon=True).start()
     await asyncio.to_thread(loop.begin, await loop.get())
     assert await asyncio.to_thread(loop.heard.wait, DEADLINE)
-    assert loop.said == [("asks", 1), ("leaves", 1)]
+    wanted = [("asks", 1), ("crowded", 0), ("leaves", 1)]  # and to one more beside it
+    while loop.said != wanted:
+        loop.heard.clear()
+        assert loop.said == wanted[: len(loop.said)]
+        assert await asyncio.to_thread(loop.heard.wait, DEADLINE)
+
+
+async def test_that_all_which_comes_has_lain_there_for_long_is_said(loop: Scarce) -> None:
+    later = 0.0
+    loop.source._clock = lambda: monotonic() + later
+    loop.put(2 * (1 + READ_AHEAD))
+    await loop.has_lain(LAIN)
+    loop.seat.give(1)
+    await loop.run(await loop.get())
+    assert loop.said == [("asks", 1)]
+    later = 2 * CROWDED_AFTER
+    for _ in range(1 + READ_AHEAD):
+        await loop.run(await loop.get())
+    assert loop.said == [("asks", 1), ("crowded", 0)]
+
+
+async def test_what_comes_while_it_waits_there_has_not_lain_there(loop: Scarce) -> None:
+    later = 0.0
+    loop.source._clock = lambda: monotonic() + later
+    loop.seat.give(1)
+    for _ in range(3):
+        getting = asyncio.create_task(loop.get())
+        await loop.waits_there()
+        loop.put(1)
+        await loop.run(await getting)
+        later += 2 * CROWDED_AFTER
+    assert loop.said == [("asks", 1)]
 
 
 async def test_what_has_ended_is_told_before_a_loop_stands(loop: Scarce) -> None:
