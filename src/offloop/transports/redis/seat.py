@@ -20,7 +20,7 @@ OFTEN = 0.5
 """Waits in a request from which on more loops than CPUs are of use."""
 LAIN = AHEAD / 1e6
 """Seconds that a request may lie at the broker: as long as it may lie behind another in a loop."""
-CROWDED_AFTER = 0.01
+CROWDED_AFTER = 0.02
 """Seconds for which all that comes has lain there longer: a loop may have been without its CPU for almost so long."""
 AGAIN = 0.1
 """Seconds until the same is said again: one more of them shows by then."""
