@@ -1,10 +1,12 @@
 """Cluster mode as it grows: whether a request costs more where there are more web processes, workers, or waiters.
 
 What an echo costs is CPU time of all processes, the broker's too: on a machine with few CPUs more processes cannot be
-faster, but each request must not cost more. Each web process brings callers of its own. Where there are more of them
-than CPUs they take these, and their caches, from each other, and a request costs more whatever it does: so it is told
-beside what it costs in as many processes with an `async def` route, and what is more than theirs is judged. Waiters are
-requests to another pool, whose only worker is held up; their callers' connections are open all the while.
+faster, but each request must not cost more. Each web process brings callers of its own, and is measured twice. At a
+constant rate each has the same to do however many there are. Where callers wait for each other, one process takes a
+CPU, and many get a share of it each, so that less is done in a turn; and where there are more of them than CPUs they
+take these, and their caches, from each other: a request costs more then whatever it does, so what it costs in as many
+processes with an `async def` route is told beside it, and what is more than theirs is judged. Waiters are requests to
+another pool, whose only worker is held up; their callers' connections are open all the while.
 """
 
 import json
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from costs import Costed, costed, costs_of
+from costs import Costed, costed, costed_at, costs_of
 from environments import Unavailable
 from holding import allow, waiters
 from report import Part, Verdict, spread, table
@@ -25,6 +27,8 @@ from workloads import Plan, Rounds, say
 CONNECTIONS = 64
 OF_ONE = 16
 """Connections of each web process, where those are counted."""
+RATE_OF_ONE = 1_000
+"""Requests a second of each, where they come at a constant rate."""
 GOAL_FLAT = 1.25
 WITHIN = 60.0
 
@@ -37,16 +41,23 @@ class Size:
     workers: int = 1
     waiters: int = 0
     connections: int = CONNECTIONS
+    rate: int = 0
+    """Requests a second of each web process; 0: as many as its connections make."""
+
+    @property
+    def load(self) -> str:
+        return f"{self.webs} × {self.rate:,}/s" if self.rate else f"{self.connections} connections"
 
     def __str__(self) -> str:
         counts = f"{self.webs} web processes, {self.workers} workers, {self.waiters:,} waiters"
-        return f"{counts}, {self.connections} connections"
+        return f"{counts}, {self.load}"
 
 
 WEBS = tuple(Size(webs=count, connections=count * OF_ONE) for count in (1, 2, 4))
+STEADY = tuple(Size(webs=count, rate=RATE_OF_ONE) for count in (1, 2, 4))
 WORKERS = tuple(Size(workers=count) for count in (1, 4, 16))
 WAITERS = tuple(Size(waiters=count) for count in (10, 1_000, 10_000))
-SERIES = {"web processes": WEBS, "workers": WORKERS, "waiters": WAITERS}
+SERIES = {"web processes": STEADY, "busy web processes": WEBS, "workers": WORKERS, "waiters": WAITERS}
 
 Found = Rounds[Costed]
 
@@ -58,7 +69,7 @@ def run(plan: Plan) -> Part:
             break
         say(f"flat: round {number + 1} of {plan.rounds}")
         try:
-            for size in (*WEBS, *WORKERS):
+            for size in (*STEADY, *WEBS, *WORKERS):
                 with serving(CLUSTER, ECHO, workers=size.workers, webs=size.webs) as port:
                     _all_up(port, size.workers)
                     rounds.note(str(size), CLUSTER, number, _costed(port, size, plan.seconds))
@@ -68,7 +79,7 @@ def run(plan: Plan) -> Part:
             _beside_waiters(plan, rounds, number)
         except Unavailable as reason:
             part.left_out[CLUSTER.name] = str(reason)
-    columns = ("connections", "× the first (range)", "req/s", "CPU, µs", "web", "workers", "broker")
+    columns = ("load", "× the first (range)", "req/s", "CPU, µs", "web", "workers", "broker")
     flat = table("CPU time of an echo", "", "system", *columns)
     for named, sizes in SERIES.items():
         for system in (CLUSTER, ASYNC_DEF):
@@ -76,8 +87,7 @@ def run(plan: Plan) -> Part:
                 if found := rounds.of(str(size), system):
                     growth = spread(_growth(rounds, system, sizes[0], size))
                     rate = f"{median(one.rps for one in found):,.0f}"
-                    count = str(size.connections)
-                    flat.add_row(_named(named, size), system.name, count, growth, rate, *costs_of(found))
+                    flat.add_row(_named(named, size), system.name, size.load, growth, rate, *costs_of(found))
             flat.add_section()
         part.verdicts += _verdicts(rounds, named, sizes)
     part.tables, part.spoilt = [flat], rounds.spoilt()
@@ -110,6 +120,8 @@ def _all_up(port: int, workers: int) -> None:
 
 def _costed(port: int, size: Size, seconds: int) -> Costed:
     costed(port, ECHO, size.connections, 1)  # warm
+    if size.rate:
+        return costed_at(port, ECHO, size.rate, seconds)
     return costed(port, ECHO, size.connections, seconds)
 
 
@@ -134,5 +146,4 @@ def _growth(rounds: Found, system: System, first: Size, size: Size) -> list[floa
 
 
 def _named(named: str, size: Size) -> str:
-    count = {"web processes": size.webs, "workers": size.workers}.get(named)
-    return f"{count or max(size.webs, size.workers, size.waiters):,} {named}".strip()
+    return f"{max(size.webs, size.workers, size.waiters):,} {named}".strip()
