@@ -20,6 +20,11 @@ def usable_cpus(root: Path = Path("/")) -> int:
     return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
+def spare_cpus(root: Path = Path("/")) -> int:
+    """Those besides one that may be kept busy for nothing: none where a quota counts what is used."""
+    return 0 if any(True for _ in _quotas(root)) else usable_cpus(root) - 1
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """The quota of every control group above this process, in CPUs; a parent's limit holds for its children."""
     mounts = root / "sys/fs/cgroup"

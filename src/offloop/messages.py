@@ -166,11 +166,17 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
 
 class WorkerUp(msgspec.Struct, frozen=True, array_like=True, tag="up"):
-    """A worker is ready to take `loops` requests at once. `replaces`: who is handed no more from now on, if anyone."""
+    """A worker is ready to take `loops` requests at once.
+
+    Attributes:
+        replaces: who is handed no more from now on, if anyone.
+        rank: of workers that have equally much to do, one of a lower rank is asked first.
+    """
 
     worker: str
     loops: int = 1
     replaces: str = ""
+    rank: int = 0
 
 
 class WorkerGone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offloop.cpus import usable_cpus
+from offloop.cpus import spare_cpus, usable_cpus
 from offloop.errors import SettingsError
 from offloop.settings import Settings
 
@@ -238,6 +238,17 @@ def test_a_quota_of_version_1(tmp_path, quota, cpus):
         "sys/fs/cgroup/cpu/app/cpu.cfs_period_us": "100000",
     }
     assert usable_cpus(written(tmp_path, files)) == cpus
+
+
+@pytest.mark.usefixtures("affinity")
+@pytest.mark.parametrize(("quota", "spare"), [("max 100000", 7), ("400000 100000", 0)])
+def test_where_use_is_counted_no_cpu_is_there_to_be_kept_busy(tmp_path, quota, spare):
+    assert spare_cpus(written(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": quota})) == spare
+
+
+def test_one_cpu_is_for_the_event_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert spare_cpus(tmp_path) == 0
 
 
 def test_a_platform_without_affinity_counts_its_cpus(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ class Worker:
 
     name: str
     loops: int
+    rank: int = 0
     running: dict[str, None] = field(default_factory=dict)
     buffered: dict[str, float] = field(default_factory=dict)
     overdue: set[str] = field(default_factory=set)
@@ -128,9 +129,13 @@ class Crew:
         since = self._vacant_since
         return since is not None and now - since < PATIENCE and self._failed_starts < FAILED_STARTS
 
-    def up(self, name: str, loops: int, replaces: str = "") -> None:
-        """A worker is ready. Who it replaces ends what it holds, and is handed no more."""
-        self._workers[name] = Worker(name, loops)
+    def up(self, name: str, loops: int, replaces: str = "", rank: int = 0) -> None:
+        """A worker is ready. Who it replaces ends what it holds, and is handed no more.
+
+        Of a lower `rank` one is asked before others, where they have equally much to do: few then do what few can do.
+        """
+        self._workers[name] = Worker(name, loops, rank)
+        self._workers = dict(sorted(self._workers.items(), key=lambda item: item[1].rank))
         self.usable += 1
         self._failed_starts = 0
         before = self._workers.get(replaces)

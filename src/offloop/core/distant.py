@@ -86,7 +86,7 @@ class Distant:
 
     # ---- what is decided where the workers are
 
-    def up(self, name: str, loops: int, replaces: str = "") -> None:
+    def up(self, name: str, loops: int, replaces: str = "", rank: int = 0) -> None:
         """Nobody comes up here."""
 
     def failed(self) -> None: ...

@@ -510,7 +510,7 @@ class Gateway:
             self._events.emit(now, "worker_lost", worker=name, outcome=STOPPED)
 
     def _worker_up(self, report: WorkerUp) -> None:
-        self.crew.up(report.worker, report.loops, report.replaces)
+        self.crew.up(report.worker, report.loops, report.replaces, report.rank)
         self._events.emit(self._clock(), "worker_up", worker=report.worker)
 
     def _worker_gone(self, report: WorkerGone) -> None:

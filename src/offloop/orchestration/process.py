@@ -275,7 +275,7 @@ class ProcessWorkforce:
         worker.ready_at = self._clock()
         log.info("%s is ready after %.2f s", worker, worker.ready_at - worker.launched_at)
         before = self._workers.get(worker.replaces)
-        self._transport.report(WorkerUp(worker.name, self._loops, worker.replaces))
+        self._transport.report(WorkerUp(worker.name, self._loops, worker.replaces, worker.index))
         if before is not None:
             before.cause = before.cause or "recycled"
             before.retired = True

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from offloop.clock import monotonic
+from offloop.cpus import spare_cpus
 from offloop.events import Events
 from offloop.graph.program import Program
 from offloop.graph.services import Services
@@ -92,6 +93,7 @@ def main() -> None:
     _thread("control", lambda: _until_the_end(source, control))
     setup = source.setup()
     source.max_report = setup.max_reply
+    source.stays_awake = setup.loops == 1 and place.number < spare_cpus()
     sys.path[:] = map(os.fsdecode, setup.path)
     sys.argv = [sys.argv[0]]
     forwarder = forwarding.install(place.logs, setup.levels)

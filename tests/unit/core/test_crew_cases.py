@@ -29,6 +29,29 @@ def handed(crew: Crew, *rids: str, endpoint: str = "quick", now: float = 0.0) ->
     return places
 
 
+# ---- whose turn it is
+
+
+def test_of_those_with_equally_much_to_do_the_lowest_rank_is_asked_and_no_other() -> None:
+    crew = processes()
+    for rank in (2, 0, 1):
+        crew.up(f"w{rank}", 1, rank=rank)
+    for rid in ("r1", "r2", "r3"):
+        assert handed(crew, rid) == ["w0"]
+        crew.freed(rid)
+    assert handed(crew, "r4", "r5", "r6") == ["w0", "w1", "w2"]
+
+
+def test_a_successor_has_the_rank_of_who_it_replaces() -> None:
+    crew = processes()
+    for rank in (0, 1):
+        crew.up(f"w{rank}", 1, rank=rank)
+    crew.up("next", 1, "w0", rank=0)
+    assert handed(crew, "r1") == ["next"]
+    crew.gone("w0", now=0.0)
+    assert handed(crew, "r2", "r3") == ["w1", "next"]
+
+
 # ---- hung loops
 
 

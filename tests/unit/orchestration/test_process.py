@@ -181,7 +181,8 @@ async def test_as_many_as_are_told_come_up_and_are_gone_after_the_stop() -> None
     await force.workers.start()
     ups = sorted(force.ups())
     assert [name.partition(":")[0] for name in ups] == ["worker-0", "worker-1"]
-    assert {report.loops for report in force.reports if isinstance(report, WorkerUp)} == {1}
+    told = {(report.worker, report.loops, report.rank) for report in force.reports if isinstance(report, WorkerUp)}
+    assert told == {(ups[0], 1, 0), (ups[1], 1, 1)}
     assert await force.workers.stop(DEADLINE) == 0
     assert all(map(gone, ups))
     causes = [(report.worker, report.cause) for report in force.reports if isinstance(report, WorkerGone)]

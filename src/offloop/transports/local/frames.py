@@ -251,14 +251,17 @@ class Reader(Generic[T]):
         self._view = memoryview(self._buffer)
         self._filled = 0
 
-    def read(self, line: socket.socket) -> list[T] | None:
+    def read(self, line: socket.socket, flags: int = 0) -> list[T] | None:
         """Read once, and give back what is whole by now; None at the end of the stream.
+
+        Args:
+            flags: as `recv` takes them.
 
         Raises:
             BlockingIOError: nothing is there, or (blocking) nothing came in the socket's time.
             OSError: the connection is broken.
         """
-        got = line.recv_into(self._view[self._filled :])
+        got = line.recv_into(self._view[self._filled :], 0, flags)
         if not got:
             return None
         self._filled += got

@@ -8,12 +8,14 @@ while nodes run.
 
 import logging
 import math
+import os
 import socket
 import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from offloop.clock import Clock, monotonic
 from offloop.messages import Begun, Chunk, Freed, Outcome, Report, Withdrawn
 from offloop.transports.delivery import ClaimedDelivery
 from offloop.transports.local.frames import (
@@ -39,6 +41,10 @@ from offloop.transports.outcomes import legible, written
 
 log = logging.getLogger("offloop")
 
+AWAKE = 0.0002
+"""Seconds that a loop may stay awake when it has nothing to do. In so long an answer reaches a caller on this host, and
+the next request its worker; to be woken from sleep takes a third of that, and as much of the web process' time."""
+
 
 class LocalSource:
     """Both of the worker side's ends.
@@ -47,20 +53,27 @@ class LocalSource:
         work: the work socket, blocking.
         table: of this worker.
         ended: called in a loop's thread, by each `get` from then on: no work is left and none will come.
+        clock: by which it is told how soon something has come.
 
     Attributes:
         max_report: bytes of the largest payload that the web side takes.
         idle: called in a loop's thread when no work has come for a while.
+        stays_awake: whether a loop that is idle does not sleep for the first `AWAKE` seconds, where what came last was
+            one request, and came within so much. It takes a CPU meanwhile, and is for one loop alone.
         seated: called in the control thread with who is to wait for work elsewhere, or is to do so no more.
     """
 
-    def __init__(self, work: socket.socket, table: Table, ended: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, work: socket.socket, table: Table, ended: Callable[[], object] = lambda: None, clock: Clock = monotonic,
+    ) -> None:  # fmt: skip
         self.max_report = MAX_BODY
         self.idle: Callable[[], object] = lambda: None
+        self.stays_awake = False
         self.seated: Callable[[Sit | Stand], object] = lambda _: None
         self._work = work
         self._table = table
         self._ended = ended
+        self._clock = clock
         self._orders: Reader[Orders] = Reader(Orders, MAX_BODY)
         self._queue: deque[ClaimedDelivery] = deque()
         self._open: dict[str, ClaimedDelivery] = {}
@@ -68,6 +81,7 @@ class LocalSource:
         self._last = 0
         self._patience = math.nan
         self._over = False
+        self._soon = False
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._arriving = threading.Lock()
@@ -122,7 +136,7 @@ class LocalSource:
             self._patience = timeout
             self._work.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
         try:
-            orders = self._orders.read(self._work)
+            orders = self._next(timeout)
         except BlockingIOError:
             self.idle()
             return False
@@ -133,6 +147,25 @@ class LocalSource:
         if orders is None or not self._arrived(orders):
             self._over = True
         return True
+
+    def _next(self, timeout: float) -> list[Orders] | None:
+        """Read once, as `Reader.read`: asleep, or awake for a while before that."""
+        if not self.stays_awake:
+            return self._orders.read(self._work)
+        began = self._clock()
+        until = began + min(AWAKE, timeout) if self._soon else began
+        self._soon = False
+        while True:
+            awake = self._clock() < until
+            try:
+                orders = self._orders.read(self._work, socket.MSG_DONTWAIT if awake else 0)
+            except BlockingIOError:
+                if not awake:
+                    raise
+                os.sched_yield()  # whoever needs this CPU has it first
+            else:
+                self._soon = orders is not None and len(orders) == 1 and self._clock() - began <= AWAKE
+                return orders
 
     def _arrived(self, orders: list[Orders]) -> bool:
         """False: no more will come."""

@@ -29,7 +29,7 @@ from offloop.transports.local.frames import (
     Work,
 )
 from offloop.transports.local.web import LocalTransport
-from offloop.transports.local.worker import LocalSource
+from offloop.transports.local.worker import AWAKE, LocalSource
 from offloop.transports.outcomes import DEBUG_LIMIT
 from tests.unit.transports.local.rig import DEADLINE, WorkerSide, envelope, setup
 
@@ -94,6 +94,103 @@ def worker() -> Iterator[Worker]:
 
 def ended(worker: Worker) -> bool:
     return worker.ended.acquire(blocking=False)
+
+
+class Watched:
+    """A socket that notes how it was read, and a clock that goes on by so much with each look at it."""
+
+    def __init__(self, worker: Worker, step: float = 0.0) -> None:
+        self.awake = self.asleep = 0
+        self.now, self.step = 0.0, step
+        self._line = worker.source._work
+        worker.source._work = self  # type: ignore[assignment]
+        worker.source._clock = self._clock
+        worker.source.stays_awake = True
+
+    def _clock(self) -> float:
+        self.now += self.step
+        return self.now
+
+    def recv_into(self, view: memoryview, size: int, flags: int) -> int:
+        if flags:
+            self.awake += 1
+        else:
+            self.asleep += 1
+        return self._line.recv_into(view, size, flags)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._line, name)
+
+
+def took(worker: Worker, *rids: str) -> None:
+    """They were sent together, and one loop takes them."""
+    worker.order(*map(worker.work_for, rids))
+    assert [worker.take().envelope.rid for _ in rids] == list(rids)
+
+
+# ---- asleep and awake
+
+
+def test_a_loop_sleeps_until_something_has_come_soon(worker: Worker) -> None:
+    line = Watched(worker)
+    took(worker, "a")
+    assert (line.asleep, line.awake) == (1, 0)
+    took(worker, "b")
+    took(worker, "c")
+    assert (line.asleep, line.awake) == (1, 2)
+
+
+def test_it_goes_to_sleep_when_nothing_comes_and_stays_so_until_something_comes_soon_again(worker: Worker) -> None:
+    line = Watched(worker)
+    took(worker, "a")
+    line.step = AWAKE / 4
+    assert worker.source.get(SHORT) is None
+    looked = line.awake
+    assert looked in (2, 3)
+    assert worker.source.get(SHORT) is None
+    assert (line.asleep, line.awake) == (3, looked)
+    line.step = 0.0
+    took(worker, "b")
+    took(worker, "c")
+    assert (line.asleep, line.awake) == (4, looked + 1)
+
+
+def test_what_comes_late_lets_it_sleep(worker: Worker) -> None:
+    line = Watched(worker, step=2 * AWAKE)
+    took(worker, "a")
+    took(worker, "b")
+    assert (line.asleep, line.awake) == (2, 0)
+
+
+def test_where_several_come_at_once_nobody_waits_for_it_alone(worker: Worker) -> None:
+    line = Watched(worker)
+    took(worker, "a", "b")
+    took(worker, "c")
+    assert (line.asleep, line.awake) == (2, 0)
+
+
+def test_it_is_awake_no_longer_than_it_may_wait(worker: Worker) -> None:
+    line = Watched(worker)
+    took(worker, "a")
+    assert worker.source.get(0.0) is None
+    assert (line.asleep, line.awake) == (2, 0)
+
+
+def test_an_end_is_seen_awake(worker: Worker) -> None:
+    line = Watched(worker)
+    took(worker, "a")
+    worker.order(Stop())
+    assert worker.source.get(DEADLINE) is None
+    assert (line.asleep, line.awake) == (1, 1)
+    assert ended(worker)
+
+
+def test_one_that_is_not_to_stay_awake_sleeps(worker: Worker) -> None:
+    line = Watched(worker)
+    worker.source.stays_awake = False
+    took(worker, "a")
+    took(worker, "b")
+    assert (line.asleep, line.awake) == (2, 0)
 
 
 # ---- the setup
