@@ -175,6 +175,7 @@ class RedisSource:
             replies = self._exchange([*told, ("TIME",), given if looks else new], 0.0 if looks else waits)
             heard = replies is not None and self._heard(count, replies[:-2])
         if replies is None:
+            self._seat.leave()  # another, over another connection, may do better
             self._outlive(count)
             self.desk.idle()
             self._over.wait(self._backoff.delay())

@@ -55,14 +55,18 @@ class Scarce(Loop):
 
     async def waits_there(self) -> None:
         """Until the broker has nothing for it, and lets it wait."""
-        assert self.source._line is not None
-        itself = f" addr=127.0.0.1:{self.source._line._socket.getsockname()[1]} ".encode()
+        itself = f" addr={self.address()} ".encode()
 
         def so() -> bool:
             clients = self.redis.cli("CLIENT", "LIST").splitlines()
             return any(itself in client and b" flags=b " in client for client in clients)
 
         await asyncio.to_thread(wait_until, so, "it waits there")
+
+    def address(self) -> str:
+        """Of its connection, as the broker sees it."""
+        assert self.source._line is not None
+        return f"127.0.0.1:{self.source._line._socket.getsockname()[1]}"
 
     async def nothing(self) -> bool:
         """Whether it takes nothing, of what is there."""
@@ -153,6 +157,16 @@ async def test_what_comes_while_it_waits_there_has_not_lain_there(loop: Scarce) 
         await loop.run(await getting)
         later += 2 * CROWDED_AFTER
     assert loop.said == [("asks", 1)]
+
+
+async def test_who_loses_its_connection_leaves_its_seat_to_another(loop: Scarce) -> None:
+    loop.seat.give(1)
+    assert await loop.nothing()
+    loop.redis.cli("CLIENT", "KILL", "ADDR", loop.address())
+    assert await loop.nothing()
+    assert loop.said == [("asks", 1), ("leaves", 1)]
+    rids = loop.put(1)  # it looks for what it may have been given before it stands
+    assert (await loop.get()).envelope.rid == rids[0]
 
 
 async def test_what_has_ended_is_told_before_a_loop_stands(loop: Scarce) -> None:
