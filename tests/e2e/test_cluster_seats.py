@@ -75,7 +75,7 @@ def test_quick_work_stays_with_one_worker(server: Server) -> None:
 def test_one_more_works_while_one_cannot_keep_up(gate: Gate) -> None:
     with cluster(2) as server:
         settled(server)
-        with Callers(server.port, callers=6, seconds=0.0, burns=0.001) as callers:
+        with Callers(server.port, callers=12, seconds=0.0, burns=0.0015) as callers:
             wait_until(lambda: len({call.pid for call in callers.calls[-10:]}) > 1, "two of them work")
         settled(server)
         assert all(call.status == 200 for call in callers.calls), callers.calls
