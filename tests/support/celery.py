@@ -66,7 +66,7 @@ class Worker(Server):
         command = ["-m", "celery", "-A", app, "worker", "-P", pool, "-c", str(concurrency), "-l", level]
         self.process = subprocess.Popen(
             [sys.executable, *command, "-n", self.name, "--without-mingle", "--without-gossip", *args],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             env=environ(env, **{MARK: mark}), cwd=ROOT, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()

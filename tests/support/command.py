@@ -51,7 +51,7 @@ class Worker(Server):
         out = subprocess.PIPE if terminal is None else terminal
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN, "worker", *args, "--health-port", "0"],
-            stdout=out, stderr=subprocess.STDOUT if terminal is None else terminal, text=True,
+            stdout=out, stderr=subprocess.STDOUT if terminal is None else terminal, text=True, errors="replace",
             env=environ(env, **{MARK: mark}), cwd=ROOT,
         )  # fmt: skip
         if terminal is None:

@@ -82,6 +82,7 @@ class Daemon(ABC):
         before = len(self.log)
         self._process = subprocess.Popen(
             self._command(), env=self._environment, cwd=self.folder, text=True,
+            errors="replace",  # RabbitMQ, for one, prints what it was sent
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         reading = threading.Thread(target=self._read, args=(self._process,), daemon=True)

@@ -76,7 +76,8 @@ class Server:
         command = ["-m", module, app] if module else ["-m", "uvicorn", app, "--port", "0", "--no-access-log", *args]
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ, cwd=ROOT, start_new_session=group,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            env=environ, cwd=ROOT, start_new_session=group,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
         self.port = 0
